@@ -1,0 +1,3 @@
+"""gantry: Docker Engine, whole, in Python."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Layer tars, read and written under a dirfd."""

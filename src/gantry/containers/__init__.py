@@ -1,0 +1,3 @@
+"""The engine's verbs for containers, as services over the Protocols they declare.
+
+No HTTP, no syscalls. A service for each noun, never one Daemon object that is all of them."""

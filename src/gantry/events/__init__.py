@@ -1,0 +1,1 @@
+"""The event bus: what happened, in order, to whoever listens."""

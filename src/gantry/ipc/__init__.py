@@ -1,0 +1,1 @@
+"""Frames and fds. Standard library only: it is loaded in the launcher."""

@@ -1,0 +1,1 @@
+"""Reading container logs, and the drivers that send them elsewhere."""

@@ -1,0 +1,1 @@
+"""Networks, sandboxes, addresses, published ports and names; knows no container records."""

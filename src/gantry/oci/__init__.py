@@ -1,0 +1,1 @@
+"""Spec values of the Open Container Initiative: runtime, image, distribution."""

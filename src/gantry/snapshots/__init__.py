@@ -1,0 +1,1 @@
+"""Layer file systems that *emit* mounts."""

@@ -1,0 +1,1 @@
+"""Durable records: SQLite (WAL), one file, one writer."""

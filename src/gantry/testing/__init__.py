@@ -1,0 +1,1 @@
+"""Contract suites and fakes; production never imports it."""
