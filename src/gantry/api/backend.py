@@ -24,6 +24,8 @@ Filters = Mapping[str, Sequence[str]]
 """Decoded `filters` query: {"label": ["a=b"]} (the old {"label": {"a=b": true}} too)."""
 
 Json = dict[str, Any]
+Rows = list[Json]
+Warnings = list[str]
 
 
 class ByteStream(Protocol):
@@ -69,7 +71,7 @@ class ContainersBackend(Protocol):
 
     async def remove(self, name: str, *, force: bool, volumes: bool, link: bool) -> None: ...
 
-    async def update(self, name: str, request: UpdateRequest) -> list[str]:
+    async def update(self, name: str, request: UpdateRequest) -> Warnings:
         """Warnings."""
 
     async def resize(self, name: str, rows: int, columns: int) -> None: ...
@@ -118,7 +120,7 @@ class ContainersBackend(Protocol):
 
     def stats(self, name: str, *, stream: bool, one_shot: bool) -> AsyncIterator[Json]: ...
 
-    async def changes(self, name: str) -> list[Json]: ...
+    async def changes(self, name: str) -> Rows: ...
 
     def export(self, name: str) -> AsyncIterator[bytes]: ...
 
@@ -207,9 +209,7 @@ class ImagesBackend(Protocol):
 
     def push(self, name: str, *, tag: str, platform: str, auth: Json) -> AsyncIterator[Json]: ...
 
-    async def search(
-        self, term: str, *, limit: int, filters: Filters, auth: Json
-    ) -> list[Json]: ...
+    async def search(self, term: str, *, limit: int, filters: Filters, auth: Json) -> Rows: ...
 
     async def distribution(self, name: str, *, auth: Json) -> Json: ...
 
@@ -217,7 +217,7 @@ class ImagesBackend(Protocol):
 class NetworksBackend(Protocol):
     """Implemented by `gantry.network.service.Networks` (through `containers` for connect)."""
 
-    async def list(self, filters: Filters) -> list[Json]: ...
+    async def list(self, filters: Filters) -> Rows: ...
 
     async def inspect(self, name: str, *, verbose: bool, scope: str) -> Json: ...
 

@@ -20,7 +20,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """Base of values with Docker's PascalCase JSON names."""
 
 
-class HealthConfig(Wire, omit_defaults=True):
+class HealthConfig(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """Durations in nanoseconds; test: [] inherit, ["NONE"], ["CMD", ...], ["CMD-SHELL", line]."""
 
     test: list[str] | None = None
@@ -31,7 +31,7 @@ class HealthConfig(Wire, omit_defaults=True):
     retries: int = 0
 
 
-class ContainerConfig(Wire):
+class ContainerConfig(Wire, frozen=True, kw_only=True):
     """What is portable of a container: it is the image's config too."""
 
     hostname: str = ""
@@ -61,7 +61,7 @@ class ContainerConfig(Wire):
     shell: list[str] | UnsetType = UNSET
 
 
-class PortBinding(Wire):
+class PortBinding(Wire, frozen=True, kw_only=True):
     host_ip: str = ""
     host_port: str = ""
 
@@ -69,25 +69,25 @@ class PortBinding(Wire):
 PortMap = dict[str, list[PortBinding] | None]
 
 
-class RestartPolicy(Wire):
+class RestartPolicy(Wire, frozen=True, kw_only=True):
     """name: "", "no", "always", "unless-stopped", "on-failure"."""
 
     name: str = "no"
     maximum_retry_count: int = 0
 
 
-class LogConfig(Wire):
+class LogConfig(Wire, frozen=True, kw_only=True):
     type: str = ""
     config: StrMap = field(default_factory=dict)
 
 
-class DeviceMapping(Wire):
+class DeviceMapping(Wire, frozen=True, kw_only=True):
     path_on_host: str = ""
     path_in_container: str = ""
     cgroup_permissions: str = ""
 
 
-class DeviceRequest(Wire):
+class DeviceRequest(Wire, frozen=True, kw_only=True):
     driver: str = ""
     count: int = 0
     device_i_ds: list[str] | None = field(default=None, name="DeviceIDs")
@@ -95,23 +95,23 @@ class DeviceRequest(Wire):
     options: StrMap | None = None
 
 
-class WeightDevice(Wire):
+class WeightDevice(Wire, frozen=True, kw_only=True):
     path: str = ""
     weight: int = 0
 
 
-class ThrottleDevice(Wire):
+class ThrottleDevice(Wire, frozen=True, kw_only=True):
     path: str = ""
     rate: int = 0
 
 
-class Ulimit(Wire):
+class Ulimit(Wire, frozen=True, kw_only=True):
     name: str = ""
     soft: int = 0
     hard: int = 0
 
 
-class BindOptions(Wire, omit_defaults=True):
+class BindOptions(Wire, frozen=True, kw_only=True, omit_defaults=True):
     propagation: str = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
@@ -119,29 +119,29 @@ class BindOptions(Wire, omit_defaults=True):
     read_only_force_recursive: bool = False
 
 
-class DriverConfig(Wire, omit_defaults=True):
+class DriverConfig(Wire, frozen=True, kw_only=True, omit_defaults=True):
     name: str = ""
     options: StrMap | None = None
 
 
-class VolumeOptions(Wire, omit_defaults=True):
+class VolumeOptions(Wire, frozen=True, kw_only=True, omit_defaults=True):
     no_copy: bool = False
     labels: StrMap | None = None
     driver_config: DriverConfig | None = None
     subpath: str = ""
 
 
-class ImageOptions(Wire, omit_defaults=True):
+class ImageOptions(Wire, frozen=True, kw_only=True, omit_defaults=True):
     subpath: str = ""
 
 
-class TmpfsOptions(Wire, omit_defaults=True):
+class TmpfsOptions(Wire, frozen=True, kw_only=True, omit_defaults=True):
     size_bytes: int = 0
     mode: int = 0
     options: list[list[str]] | None = None
 
 
-class MountSpec(Wire, omit_defaults=True):
+class MountSpec(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """HostConfig.Mounts: type is bind, volume, tmpfs, image, npipe or cluster."""
 
     type: str = ""
@@ -155,7 +155,7 @@ class MountSpec(Wire, omit_defaults=True):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class HostConfig(Wire):
+class HostConfig(Wire, frozen=True, kw_only=True):
     """What depends on the host: resources, network, mounts, security."""
 
     binds: list[str] | None = None
@@ -234,7 +234,7 @@ class HostConfig(Wire):
     init: bool | UnsetType | None = UNSET
 
 
-class IPAMConfig(Wire, omit_defaults=True):
+class IPAMConfig(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """An endpoint's requested addresses."""
 
     ipv4_address: str = field(default="", name="IPv4Address")
@@ -242,7 +242,7 @@ class IPAMConfig(Wire, omit_defaults=True):
     link_local_i_ps: list[str] | None = field(default=None, name="LinkLocalIPs")
 
 
-class EndpointSettings(Wire):
+class EndpointSettings(Wire, frozen=True, kw_only=True):
     """One attachment to a network: asked for, and as it is while running."""
 
     ipam_config: IPAMConfig | None = field(default=None, name="IPAMConfig")
@@ -262,11 +262,11 @@ class EndpointSettings(Wire):
     dns_names: list[str] | None = field(default=None, name="DNSNames")
 
 
-class NetworkingConfig(Wire):
+class NetworkingConfig(Wire, frozen=True, kw_only=True):
     endpoints_config: dict[str, EndpointSettings | None] | None = None
 
 
-class CreateRequest(Wire):
+class CreateRequest(Wire, frozen=True, kw_only=True):
     """POST /containers/create after the API's version translation.
 
     platform: "" or os[/arch[/variant]] of the query.
@@ -279,25 +279,25 @@ class CreateRequest(Wire):
     networking_config: NetworkingConfig = field(default_factory=NetworkingConfig)
 
 
-class CreateResponse(Wire):
+class CreateResponse(Wire, frozen=True, kw_only=True):
     id: str
     warnings: list[str] = field(default_factory=list)
 
 
-class HealthLog(Wire):
+class HealthLog(Wire, frozen=True, kw_only=True):
     start: str
     end: str
     exit_code: int
     output: str
 
 
-class Health(Wire):
+class Health(Wire, frozen=True, kw_only=True):
     status: str
     failing_streak: int = 0
     log: list[HealthLog] = field(default_factory=list)
 
 
-class ContainerState(Wire):
+class ContainerState(Wire, frozen=True, kw_only=True):
     """What happened so far. Times RFC 3339 with nanoseconds, year 1 for never."""
 
     status: str = "created"
@@ -314,7 +314,7 @@ class ContainerState(Wire):
     health: Health | UnsetType = UNSET
 
 
-class MountPoint(Wire):
+class MountPoint(Wire, frozen=True, kw_only=True):
     """One entry of inspect's Mounts."""
 
     type: str
@@ -327,7 +327,7 @@ class MountPoint(Wire):
     propagation: str = ""
 
 
-class UpdateRequest(Wire):
+class UpdateRequest(Wire, frozen=True, kw_only=True):
     """POST /containers/{id}/update: resources (absent: unchanged) and restart policy.
 
     The live edits that Docker does not have: labels, published ports, networks.
@@ -339,7 +339,7 @@ class UpdateRequest(Wire):
     port_bindings: PortMap | None = None
 
 
-class ExecCreate(Wire):
+class ExecCreate(Wire, frozen=True, kw_only=True):
     """POST /containers/{id}/exec."""
 
     user: str = ""
