@@ -1,10 +1,65 @@
+# Everything here can be run again and again, on a machine with Python >= 3.11, pip, make
+# and, for what needs Debian packages, root and apt-get.
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -q
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: build
+.PHONY: build check format lint types imports unit test integration compat test-cgroup2 demo bench \
+	packages clean
+
 build: $(VENV)/.built
 
 $(VENV)/.built: pyproject.toml
 	./scripts/setup.sh $(VENV)
 	touch $@
+
+# The tier that needs nothing: no root, no packages.
+check: lint types imports unit
+
+lint: build
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: build
+	$(VENV)/bin/mypy
+
+imports: build
+	$(VENV)/bin/lint-imports
+
+unit: build
+	$(PYTEST) -m "not integration and not compat" tests
+
+format: build
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+packages:
+	./scripts/packages.sh test
+
+# Every tier: check, then the real kernel, then the real peers.
+test: packages check integration compat
+
+integration: build
+	$(PYTEST) -m integration tests
+
+compat: build
+	$(PYTEST) -m compat tests
+
+# The tests that depend on the cgroup version, on a kernel that has only cgroup v2.
+test-cgroup2: build
+	./scripts/packages.sh cgroup2
+	./scripts/cgroup2 --timeout 1500 -- $(PYTEST) --timeout 600 -m "integration or compat" \
+		$(CGROUP2_TESTS)
+
+demo: build
+	./scripts/packages.sh demo
+	$(PY) scripts/demo.py
+
+bench: build
+	./scripts/packages.sh bench
+	$(PY) bench/run.py $(BENCH_FLAGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,46 @@
+#!/bin/bash
+# Install the Debian packages that a purpose needs: packages.sh test|demo|bench|cgroup2
+# As root with apt-get only; otherwise what is missing is said in one line.
+set -euo pipefail
+common="busybox-static iproute2 nftables"
+case ${1:-test} in
+  demo) wanted=$common ;;
+  test) wanted="$common docker.io iptables runc crun util-linux skopeo strace" ;;
+  bench) wanted="$common docker.io iptables" ;;
+  cgroup2) wanted="$common docker.io iptables user-mode-linux" ;;
+  *) echo "packages: unknown purpose: $1" >&2; exit 2 ;;
+esac
+# What counts is the program: it may have come from elsewhere than a package.
+program() {
+  case $1 in
+    busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
+    docker.io) command -v dockerd && command -v docker ;;
+    iproute2) command -v ip ;;
+    nftables) command -v nft ;;
+    user-mode-linux) command -v linux.uml ;;
+    util-linux) command -v nsenter && command -v setsid ;;
+    *) command -v "$1" ;;
+  esac >/dev/null 2>&1
+}
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+missing=
+for package in $wanted; do program "$package" || missing+=" $package"; done
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "packages: missing:$missing (not root or no apt-get, so they can't be installed)" >&2
+  exit 1
+fi
+# Installing docker.io would start an engine; what we need are its programs.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' > $policy
+  chmod +x $policy
+  trap 'rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+quiet="-qq -o=Dpkg::Use-Pty=0"
+install() { apt-get install $quiet -y --no-install-recommends $missing >/dev/null; }
+install 2>/dev/null || { apt-get update $quiet >/dev/null && install; } || {
+  echo "packages: apt-get could not install:$missing" >&2
+  exit 1
+}
