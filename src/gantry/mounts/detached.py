@@ -1,0 +1,116 @@
+"""Making mounts that are nowhere yet, and putting them in place.
+
+A function returns a mount's fd; closing it before `attach` undoes everything.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import Final
+
+from gantry.kernel import mountapi as api
+from gantry.kernel import syscalls
+from gantry.mounts.options import Options
+
+# Superblocks that the kernel shares or that carry no data: "ro" is the mount's alone.
+_MOUNT_LEVEL_RO: Final = frozenset(
+    ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "tmpfs", "securityfs", "bpf")
+)
+_DATA_MAX: Final = 4095
+_SKIP_SOURCE: Final = frozenset(("proc", "sysfs", "mqueue", "devpts"))
+
+
+def new(fstype: str, source: str, options: Options) -> int:
+    """A detached mount of a new (or shared, where the kernel shares) superblock.
+
+    Raises OSError; its text holds what the kernel logged about the options.
+    """
+    with ExitStack() as scope:
+        context = api.fsopen(fstype)
+        scope.callback(os.close, context)
+        try:
+            if source and fstype not in _SKIP_SOURCE:
+                api.fsconfig_set(context, "source", source)
+            if options.readonly and fstype not in _MOUNT_LEVEL_RO:
+                api.fsconfig_set(context, "ro")
+            for word in options.super_words():
+                api.fsconfig_set(context, word)
+            for word in options.data:
+                _set_data(context, fstype, word)
+            api.fsconfig_create(context)
+        except OSError as error:
+            log = api.context_log(context)
+            if log:
+                raise OSError(error.errno, f"{error.strerror} ({log})", error.filename)
+            raise
+        # A tmpfs that is to be filled first is made read-only by the caller afterwards.
+        attributes = options.set
+        if options.tmpcopyup:
+            attributes &= ~api.MOUNT_ATTR_RDONLY
+        return api.fsmount(context, attributes)
+
+
+def _set_data(context: int, fstype: str, word: str) -> None:
+    key, equals, value = word.partition("=")
+    if (
+        fstype == "overlay"
+        and key == "lowerdir"
+        and len(os.fsencode(value)) > api.FSCONFIG_STRING_MAX
+    ):
+        # One by one (Linux 6.7): a string here is at most 255 bytes.
+        for layer in value.replace("\\:", "\0").split(":"):
+            api.fsconfig_set(context, "lowerdir+", layer.replace("\0", ":"))
+        return
+    api.fsconfig_set(context, key, value if equals else None)
+
+
+def fits_fsconfig(options: Options) -> bool:
+    """Whether every value is short enough for fsconfig(2)."""
+    return all(len(word) <= api.FSCONFIG_STRING_MAX for word in options.data)
+
+
+def mount_onto(target_fd: int, fstype: str, source: str, options: Options) -> None:
+    """mount(2) onto a held fd: for options that fsconfig(2) cannot take (long overlays)."""
+    data = ",".join(options.data)
+    if len(os.fsencode(data)) > _DATA_MAX:
+        fd = new(fstype, source, options)
+        try:
+            api.move_mount(fd, target_fd)
+        finally:
+            os.close(fd)
+        return
+    syscalls.mount(source, f"/proc/self/fd/{target_fd}", fstype, options.mount_flags(), data)
+
+
+def bind(source: str, options: Options, *, dirfd: int | None = None) -> int:
+    """A detached bind of `source` (recursive for rbind) with its attributes already set."""
+    if dirfd is None:
+        fd = api.open_tree(source, recursive=options.recursive)
+    else:
+        fd = api.open_tree(source, dirfd=dirfd, recursive=options.recursive)
+    try:
+        set_attributes(fd, options)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def set_attributes(fd: int, options: Options) -> None:
+    """Apply the option words that are about the mount and not about its superblock."""
+    if options.set or options.clear:
+        api.mount_setattr(fd, set_=options.set, clear=options.clear)
+    if options.rec_set or options.rec_clear:
+        api.mount_setattr(fd, set_=options.rec_set, clear=options.rec_clear, recursive=True)
+
+
+def set_propagation(fd: int, options: Options) -> None:
+    """Apply shared, slave, private, unbindable: after `attach`, they act on a place."""
+    for kind, recursive in options.propagation:
+        api.mount_setattr(fd, propagation=kind, recursive=recursive)
+
+
+def attach(fd: int, target_fd: int) -> None:
+    """Put a detached mount onto the place that `target_fd` holds."""
+    api.move_mount(fd, target_fd)
