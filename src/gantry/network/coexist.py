@@ -1,0 +1,61 @@
+"""Living beside other firewalls.
+
+A real dockerd sets the policy of iptables' FORWARD chain to DROP, which drops our
+containers' packets too: what one table accepts, another may still drop. So, and only
+then, accept rules for our bridges are put at the head of that chain (of DOCKER-USER,
+which dockerd never flushes, where there is one).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+
+_log = logging.getLogger(__name__)
+
+_COMMENT = "gantry"
+
+
+def allow(bridge: str) -> None:
+    """Let packets of `bridge` pass iptables' FORWARD chain, if its policy drops them.
+
+    Blocks for some milliseconds. Nothing happens without iptables.
+    """
+    for command in ("iptables", "ip6tables"):
+        if shutil.which(command) is None:
+            continue
+        said = _run(command, "-S", "FORWARD")
+        if "-P FORWARD DROP" not in said and "-P FORWARD REJECT" not in said:
+            continue
+        chain = "DOCKER-USER" if "-j DOCKER-USER" in said else "FORWARD"
+        for side in ("-i", "-o"):
+            rule = (side, bridge, "-m", "comment", "--comment", _COMMENT, "-j", "ACCEPT")
+            if not _succeeds(command, "-C", chain, *rule):
+                _run(command, "-I", chain, *rule)
+
+
+def forget(bridge: str) -> None:
+    """Take the rules of `allow` away again."""
+    for command in ("iptables", "ip6tables"):
+        if shutil.which(command) is None:
+            continue
+        for chain in ("DOCKER-USER", "FORWARD"):
+            for side in ("-i", "-o"):
+                rule = (side, bridge, "-m", "comment", "--comment", _COMMENT, "-j", "ACCEPT")
+                while _succeeds(command, "-D", chain, *rule):
+                    pass
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(
+        (command[0], "-w", *command[1:]), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        _log.warning("%s: %s", " ".join(command), done.stderr.strip())
+    return done.stdout
+
+
+def _succeeds(*command: str) -> bool:
+    done = subprocess.run((command[0], "-w", *command[1:]), capture_output=True, check=False)
+    return done.returncode == 0

@@ -1,0 +1,148 @@
+"""Interfaces made in one visit: a veth into a bridge, its other end in a sandbox, ready.
+
+Everything here blocks for a few milliseconds and runs on the `Namespaces` worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from gantry.network import netlink
+from gantry.network.netns import Namespaces
+
+IFACE_PREFIX = "eth"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A container's interface in a bridge.
+
+    host_name: the end in the host. name: in the sandbox. index: wanted interface index
+    in the sandbox, 0 for any. ipv4, ipv6: "address/prefix" or "". gateway4, gateway6: ""
+    makes no default route. metric: of the default routes.
+    """
+
+    host_name: str
+    name: str
+    master: int
+    mac: str = ""
+    mtu: int = 0
+    index: int = 0
+    ipv4: str = ""
+    ipv6: str = ""
+    gateway4: str = ""
+    gateway6: str = ""
+    isolated: bool = False
+    sysctls: tuple[tuple[str, str], ...] = ()  # ("net.ipv4.conf.IFNAME.forwarding", "1")
+
+
+def veth_name() -> str:
+    return "veth" + secrets.token_hex(4)[:7]
+
+
+def random_mac() -> str:
+    return "02:42:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(4))
+
+
+def mac_for(ipv4: str) -> str:
+    """Docker's way to a MAC until v27: an address that comes back brings its MAC along,
+    so that no neighbour's ARP cache is ever wrong."""
+    return "02:42:" + ":".join(f"{byte:02x}" for byte in ip_address(ipv4).packed)
+
+
+def new_sandbox(namespaces: Namespaces, interface: Interface | None) -> int:
+    """A namespace with lo up, and `interface` in it if given: its fd."""
+
+    def fill(fd: int) -> None:
+        with netlink.Socket() as inside:
+            inside.do(netlink.set_link(1, up=True))
+            if interface is not None:
+                _plug(namespaces.host, inside, fd, interface)
+
+    fd, _ = namespaces.create(fill)
+    return fd
+
+
+def plug(namespaces: Namespaces, netns_fd: int, interface: Interface) -> None:
+    """Put `interface` into an existing sandbox; on failure nothing of it stays."""
+    host = namespaces.host
+
+    def fill() -> None:
+        with netlink.Socket() as inside:
+            _plug(host, inside, netns_fd, interface)
+
+    namespaces.inside(netns_fd, fill)
+
+
+def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, interface: Interface) -> None:
+    veth = netlink.add_veth(
+        interface.host_name,
+        interface.name,
+        fd,
+        master=interface.master,
+        peer_mac=interface.mac,
+        peer_index=interface.index,
+        mtu=interface.mtu,
+    )
+    port = netlink.set_bridge_port(interface.host_name, hairpin=True, isolated=interface.isolated)
+    host.batch((veth, port))
+    try:
+        configure(inside, interface)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            host.do(netlink.delete_link(name=interface.host_name))
+        raise
+
+
+def configure(inside: netlink.Socket, interface: Interface) -> None:
+    """Addresses, sysctls, up, default routes; the calling thread is in the sandbox."""
+    index = interface.index
+    if not index:
+        found = netlink.link(inside, interface.name)
+        assert found is not None, f"no interface {interface.name}"
+        index = found.index
+    if interface.ipv6:
+        write_sysctl(f"net.ipv6.conf.{interface.name}.disable_ipv6", "0")
+    else:
+        write_sysctl(f"net.ipv6.conf.{interface.name}.disable_ipv6", "1")
+    for key, value in interface.sysctls:
+        write_sysctl(key.replace("IFNAME", interface.name), value, required=True)
+    messages = [_address(index, address) for address in (interface.ipv4, interface.ipv6) if address]
+    messages.append(netlink.set_link(index, up=True))
+    for gateway in (interface.gateway4, interface.gateway6):
+        if gateway:
+            messages.append(netlink.add_route(index, gateway=gateway))
+    inside.batch(messages)
+
+
+def _address(index: int, address: str) -> netlink.Message:
+    plain, _, prefix = address.partition("/")
+    return netlink.add_address(index, plain, int(prefix), broadcast=":" not in plain)
+
+
+def write_sysctl(name: str, value: str, *, required: bool = False) -> None:
+    """Write a sysctl of the calling thread's namespace; a kernel without it is no error
+    unless `required`."""
+    path = "/proc/sys/" + name.replace(".", "/")
+    try:
+        with open(path, "w") as file:
+            file.write(value)
+    except OSError:
+        if required:
+            raise
+
+
+def read_sysctl(name: str) -> str:
+    """Its value, "" when this kernel has none."""
+    try:
+        with open("/proc/sys/" + name.replace(".", "/")) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+Undo = Callable[[], None]

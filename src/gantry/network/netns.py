@@ -1,0 +1,91 @@
+"""Network namespaces, held by file descriptors only.
+
+Nothing is bind-mounted: a namespace lives as long as a process in it, or an fd of it.
+So the ones that were made ahead vanish with the daemon by themselves, and a running
+container's is found again at /proc/<pid>/ns/net.
+
+unshare(2) and setns(2) act on a thread. All of it happens on one worker thread that is
+home again whenever a job is done; the event loop's thread never leaves the host's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from gantry.kernel import syscalls
+from gantry.network import netlink
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+
+
+def open_of(pid: int) -> int:
+    """An fd of the network namespace of process `pid`. FileNotFoundError when it is gone."""
+    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def same(fd: int, other: int) -> bool:
+    return os.path.sameopenfile(fd, other)
+
+
+class Namespaces:
+    """The worker thread, and what is done on it."""
+
+    def __init__(self) -> None:
+        self._home = open_of(os.getpid())
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="netns")
+        self._host: netlink.Socket | None = None
+
+    def close(self) -> None:
+        """Waits for the job under way."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        if self._host is not None:
+            self._host.close()
+            self._host = None
+        if self._home >= 0:
+            os.close(self._home)
+            self._home = -1
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """`job()` on the worker thread. It is carried out even if the caller is cancelled."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+
+    @property
+    def home(self) -> int:
+        """fd of the host's (the daemon's own) namespace."""
+        return self._home
+
+    # The rest runs on the worker thread.
+
+    @property
+    def host(self) -> netlink.Socket:
+        """The worker's own rtnetlink socket in the host's namespace."""
+        if self._host is None:
+            self._host = netlink.Socket()
+        return self._host
+
+    def create(self, job: Callable[[int], T]) -> tuple[int, T]:
+        """A new namespace: its fd, and what `job(fd)`, called inside it, returned."""
+        syscalls.unshare(CLONE_NEWNET)
+        try:
+            fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return fd, job(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        finally:
+            syscalls.setns(self._home, CLONE_NEWNET)
+
+    def inside(self, fd: int, job: Callable[[], T]) -> T:
+        """`job()` with the thread in the namespace `fd`."""
+        syscalls.setns(fd, CLONE_NEWNET)
+        try:
+            return job()
+        finally:
+            syscalls.setns(self._home, CLONE_NEWNET)

@@ -1,0 +1,310 @@
+"""The nftables backend: one `inet` table, ports and isolation as sets and maps.
+
+Rules are written once at start and never change; networks and ports are elements, so
+adding one is a transaction of one message and the kernel finds it by a hash.
+
+A packet's way through the table::
+
+    raw-prerouting   from a container to 127.0.0.0/8                    → drop
+    prerouting       to an address of this host                         → ports
+    output           likewise (127.0.0.1, our own addresses)            → ports
+    ports            published?                                         → dnat
+    forward          DOCKER-USER (the user's own rules, never flushed)
+                     belongs to a connection                            → accept
+                     between containers of one bridge                   → accept, or drop (icc)
+                     an internal network's, in or out                   → drop
+                     into a bridge: was translated, or its port is open → accept, else drop
+                     out of a bridge                                    → accept
+    postrouting      back into the same bridge after dnat (hairpin),
+                     or from 127.0.0.1                                  → masquerade
+                     out of a masquerading bridge                       → masquerade or snat
+
+Ports published on 127.0.0.1 are out of other hosts' reach: a packet to 127.0.0.0/8 that
+comes from outside is not translated, and the kernel drops it (the class of
+CVE-2020-8558). `iifname` in postrouting needs Linux 5.7, as does dockerd's own backend.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from ipaddress import ip_network
+
+from gantry.network import nftables
+from gantry.network.firewall import BridgeRules, PortRule
+from gantry.network.nftables import (
+    Element,
+    Elements,
+    ip_field,
+    name_field,
+    port_field,
+    proto_field,
+)
+
+_log = logging.getLogger(__name__)
+
+_SETS = {
+    "bridges": "set {type ifname;}",
+    "same": "set {type ifname . ifname;}",
+    "apart": "set {type ifname . ifname;}",
+    "internal": "set {type ifname;}",
+    "trusted": "set {type ifname . ifname;}",
+    "unprotected4": "set {type ifname;}",
+    "unprotected6": "set {type ifname;}",
+    "routed4": "set {type ifname;}",
+    "routed6": "set {type ifname;}",
+    "open4": "set {type ipv4_addr . inet_proto . inet_service; flags interval;}",
+    "open6": "set {type ipv6_addr . inet_proto . inet_service; flags interval;}",
+    "local4": "set {type ifname . ipv4_addr; flags interval;}",
+    "local6": "set {type ifname . ipv6_addr; flags interval;}",
+    "masquerade4": "set {type ifname . ipv4_addr; flags interval;}",
+    "masquerade6": "set {type ifname . ipv6_addr; flags interval;}",
+    "snat4": "map {type ifname : ipv4_addr;}",
+    "snat6": "map {type ifname : ipv6_addr;}",
+    "any4": "map {type inet_proto . inet_service : ipv4_addr . inet_service;}",
+    "any6": "map {type inet_proto . inet_service : ipv6_addr . inet_service;}",
+    "port4": "map {type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;}",
+    "port6": "map {type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;}",
+    "range4": ("map {type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval;}"),
+    "range6": ("map {type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval;}"),
+    "physical": "set {type ifname;}",
+}
+
+_CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ports": (
+        "",
+        tuple(
+            f"meta l4proto {{tcp, udp, sctp}} dnat {family} to {key} map @{name}{version}"
+            for version, family in (("4", "ip"), ("6", "ip6"))
+            for name, key in (
+                ("port", f"{family} daddr . meta l4proto . th dport"),
+                ("any", "meta l4proto . th dport"),
+                ("range", f"{family} daddr . meta l4proto . th dport"),
+            )
+        ),
+    ),
+    "raw-prerouting": (
+        "type filter hook prerouting priority raw;",
+        ("iifname @bridges ip daddr 127.0.0.0/8 drop",),
+    ),
+    "prerouting": (
+        "type nat hook prerouting priority dstnat;",
+        ("ip daddr 127.0.0.0/8 return", "fib daddr type local jump ports"),
+    ),
+    "output": (
+        "type nat hook output priority -100;",
+        ("ip6 daddr ::1 return", "fib daddr type local jump ports"),
+    ),
+    "postrouting": (
+        "type nat hook postrouting priority srcnat;",
+        (
+            "oifname @bridges ip saddr 127.0.0.0/8 masquerade",
+            "oifname . ip saddr @local4 ct status dnat masquerade",
+            "oifname . ip6 saddr @local6 ct status dnat masquerade",
+            "iifname . oifname @same return",
+            "snat ip to iifname map @snat4",
+            "snat ip6 to iifname map @snat6",
+            "iifname . ip saddr @masquerade4 masquerade",
+            "iifname . ip6 saddr @masquerade6 masquerade",
+        ),
+    ),
+    "DOCKER-USER": ("", ()),
+    "forward": (
+        "type filter hook forward priority filter;",
+        (
+            "jump DOCKER-USER",
+            "iifname @bridges ct state established,related accept",
+            "oifname @bridges ct state established,related accept",
+            "iifname . oifname @apart drop",
+            "iifname . oifname @same accept",
+            "iifname @internal drop",
+            "oifname @internal drop",
+            "oifname @bridges jump inward",
+            "iifname @bridges accept",
+            "iifname @physical oifname @physical drop",
+        ),
+    ),
+    "inward": (
+        "",
+        (
+            "ct status dnat accept",
+            "ip daddr . meta l4proto . th dport @open4 accept",
+            "ip6 daddr . meta l4proto . th dport @open6 accept",
+            "meta nfproto ipv4 oifname @unprotected4 accept",
+            "meta nfproto ipv6 oifname @unprotected6 accept",
+            "ip protocol icmp oifname @routed4 accept",
+            "meta l4proto ipv6-icmp oifname @routed6 accept",
+            "iifname . oifname @trusted accept",
+            "drop",
+        ),
+    ),
+}
+
+_USER_CHAINS = frozenset({"DOCKER-USER"})
+
+
+def ruleset(table: str) -> str:
+    """The nft script that brings the table to its present form: chains are emptied and
+    filled again in the same transaction; sets keep their elements, DOCKER-USER its rules."""
+    lines = [f"add table inet {table}"]
+    for name, declaration in _SETS.items():
+        kind, _, body = declaration.partition(" ")
+        lines.append(f"add {kind} inet {table} {name} {body}")
+    for name, (hook, _rules) in _CHAINS.items():
+        lines.append(f"add chain inet {table} {name}" + (f" {{ {hook} }}" if hook else ""))
+    for name, (_hook, rules) in _CHAINS.items():
+        if name not in _USER_CHAINS:
+            lines.append(f"flush chain inet {table} {name}")
+        lines += [f"add rule inet {table} {name} {rule}" for rule in rules]
+    return "\n".join(lines) + "\n"
+
+
+class NftFirewall:
+    """`Firewall` by nftables."""
+
+    def __init__(self, table: str = "gantry") -> None:
+        self.table = table
+        self._physical: tuple[str, ...] = ()
+        self._elements: Elements | None = None
+        self._bridges: dict[str, list[Element]] = {}
+        self._ports: dict[PortRule, list[Element]] = {}
+
+    async def start(self) -> None:
+        nftables.run(ruleset(self.table))
+        self._elements = Elements(self.table)
+        physical = [Element("physical", name_field(name)) for name in self._physical]
+        self._elements.change(add=physical)
+
+    def keep_apart(self, interfaces: Sequence[str]) -> None:
+        """Interfaces between which the host must not begin to forward just because the
+        engine switched forwarding on. Before `start`."""
+        self._physical = tuple(interfaces)
+
+    async def add_bridge(self, rules: BridgeRules) -> None:
+        elements = _bridge_elements(rules)
+        self._change(elements, self._bridges.get(rules.bridge, []))
+        self._bridges[rules.bridge] = elements
+
+    async def remove_bridge(self, bridge: str) -> None:
+        self._change([], self._bridges.pop(bridge, []))
+
+    async def publish(self, add: Sequence[PortRule], remove: Sequence[PortRule] = ()) -> None:
+        gone = [element for rule in remove for element in self._ports.get(rule, [])]
+        new = {rule: _port_elements(rule) for rule in add}
+        self._change([element for elements in new.values() for element in elements], gone)
+        for rule in remove:
+            self._ports.pop(rule, None)
+        self._ports.update(new)
+
+    async def settle(self) -> None:
+        wanted = {(e.set, e.key, e.key_end) for e in self._wanted()}
+        assert self._elements is not None
+        stale: list[Element] = []
+        for name in _SETS:
+            for key, key_end, value in self._elements.keys(name):
+                if (name, key, key_end) not in wanted:
+                    stale.append(Element(name, key, value, key_end))
+        self._change([], stale)
+
+    async def check(self) -> bool:
+        assert self._elements is not None
+        if self._elements.exists():
+            return True
+        _log.warning("nftables table %s is gone: another tool removed it; restoring", self.table)
+        nftables.run(ruleset(self.table))
+        self._elements.change(add=self._wanted())
+        return False
+
+    async def close(self, *, remove: bool = False) -> None:
+        if self._elements is not None:
+            self._elements.close()
+            self._elements = None
+        if remove:
+            nftables.run(f"add table inet {self.table}\ndelete table inet {self.table}\n")
+
+    def _wanted(self) -> list[Element]:
+        found = [Element("physical", name_field(name)) for name in self._physical]
+        for elements in (*self._bridges.values(), *self._ports.values()):
+            found += elements
+        return list(dict.fromkeys(found))
+
+    def _change(self, add: Sequence[Element], remove: Sequence[Element]) -> None:
+        """Elements that two ports share (open4 of one port published twice) are counted."""
+        assert self._elements is not None, "not started"
+        self._elements.change(add=dict.fromkeys(add), remove=dict.fromkeys(remove), strict=False)
+
+
+def _bridge_elements(rules: BridgeRules) -> list[Element]:
+    name = name_field(rules.bridge)
+    found = [Element("bridges", name), Element("same", name + name)]
+    if not rules.icc:
+        found.append(Element("apart", name + name))
+    if rules.internal:
+        found.append(Element("internal", name))
+        return found
+    for version, mode, snat, subnets in (
+        ("4", rules.mode4, rules.snat4, rules.subnets4),
+        ("6", rules.mode6, rules.snat6, rules.subnets6),
+    ):
+        found += [_subnet_element("local" + version, name, subnet) for subnet in subnets]
+        if mode == "nat-unprotected":
+            found.append(Element("unprotected" + version, name))
+        if mode == "routed":
+            found.append(Element("routed" + version, name))
+        elif rules.masquerade and snat:
+            found.append(Element("snat" + version, name, ip_field(snat)))
+        elif rules.masquerade:
+            found += [_subnet_element("masquerade" + version, name, subnet) for subnet in subnets]
+    found += [Element("trusted", name_field(inward) + name) for inward in rules.trusted]
+    return found
+
+
+def _subnet_element(name: str, bridge: bytes, subnet: str) -> Element:
+    network = ip_network(subnet)
+    return Element(name, bridge + network[0].packed, key_end=bridge + network[-1].packed)
+
+
+def _port_elements(rule: PortRule) -> list[Element]:
+    version = "6" if ":" in rule.address else "4"
+    proto, address = proto_field(rule.proto), ip_field(rule.address)
+    if rule.routed:
+        key = address + proto
+        last = key + port_field(rule.port + rule.count - 1)
+        return [Element("open" + version, key + port_field(rule.port), key_end=last)]
+    if (":" in rule.host_ip) != (":" in rule.address):
+        return []  # not for the packet filter: the userland proxy serves it
+    anywhere = rule.host_ip in ("0.0.0.0", "::")
+    if rule.count > 1 and rule.host_port == rule.port:
+        low, high = _whole(version) if anywhere else (ip_field(rule.host_ip),) * 2
+        return [
+            Element(
+                "range" + version,
+                low + proto + port_field(rule.host_port),
+                address,
+                high + proto + port_field(rule.host_port + rule.count - 1),
+            )
+        ]
+    name, head = ("any", b"") if anywhere else ("port", ip_field(rule.host_ip))
+    return [
+        Element(
+            name + version,
+            head + proto + port_field(rule.host_port + n),
+            address + port_field(rule.port + n),
+        )
+        for n in range(rule.count)
+    ]
+
+
+def _whole(version: str) -> tuple[bytes, bytes]:
+    size = 4 if version == "4" else 16
+    return bytes(size), b"\xff" * size
+
+
+def physical_interfaces() -> list[str]:
+    """Names of the interfaces that are real devices (or a hypervisor's)."""
+    base = "/sys/class/net"
+    try:
+        return sorted(n for n in os.listdir(base) if os.path.exists(f"{base}/{n}/device"))
+    except OSError:
+        return []

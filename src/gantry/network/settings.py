@@ -1,0 +1,56 @@
+"""The daemon's options about networks, with dockerd's names and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_POOLS: tuple[tuple[str, int], ...] = (
+    ("172.17.0.0/16", 16),
+    ("172.18.0.0/16", 16),
+    ("172.19.0.0/16", 16),
+    ("172.20.0.0/14", 16),
+    ("172.24.0.0/14", 16),
+    ("172.28.0.0/14", 16),
+    ("192.168.0.0/16", 20),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Names follow daemon.json, with underscores.
+
+    bridge: the default bridge's name, "" for docker0 (gantry0 where a docker0 is not
+        ours), "none" for no default network. table: our nftables table.
+    default_address_pools: (base, prefix length of each network cut from it).
+    pool_size: sandboxes made ahead for the default bridge.
+    """
+
+    bridge: str = ""
+    bip: str = ""
+    bip6: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    mtu: int = 0
+    icc: bool = True
+    ip: str = "0.0.0.0"
+    ip_forward: bool = True
+    ip_forward_no_drop: bool = False
+    ip_masq: bool = True
+    iptables: bool = True
+    ip6tables: bool = True
+    ipv6: bool = False
+    userland_proxy: bool = True
+    dns: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    host_gateway_ips: tuple[str, ...] = ()
+    default_address_pools: tuple[tuple[str, int], ...] = DEFAULT_POOLS
+    default_network_opts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    firewall_backend: str = "nftables"
+    table: str = "gantry"
+    pool_size: int = 6
+    resolv_conf: str = ""
+    hosts_path: str = "/etc/hosts"
+    plugin_dirs: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins")
