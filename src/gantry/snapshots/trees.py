@@ -1,0 +1,101 @@
+"""Whole trees on the host: count, copy. Symlinks are never followed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from typing import Final
+
+from gantry.model.snapshot import Usage
+
+_FICLONE: Final = 0x40049409
+
+
+def disk_usage(path: str) -> Usage:
+    """Blocks and inodes below `path`, hard links counted once; what vanishes is not counted."""
+    total = 0
+    inodes = 0
+    seen: set[tuple[int, int]] = set()
+    for _, _, files, fd in os.fwalk(path, follow_symlinks=False):
+        info = os.fstat(fd)
+        total += info.st_blocks * 512
+        inodes += 1
+        for name in files:
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if info.st_nlink > 1:
+                identity = (info.st_dev, info.st_ino)
+                if identity in seen:
+                    continue
+                seen.add(identity)
+            total += info.st_blocks * 512
+            inodes += 1
+    return Usage(total, inodes)
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copy a tree into the empty folder `target` with owners, modes, times, xattrs, devices
+    and hard links; file data is shared (reflink) where the file system can."""
+    links: dict[tuple[int, int], str] = {}
+    folders: list[tuple[str, str]] = []
+    for folder, names, files, fd in os.fwalk(source, follow_symlinks=False):
+        into = target + folder[len(source) :]
+        folders.append((folder, into))
+        for name in names + files:
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            destination = os.path.join(into, name)
+            if stat.S_ISDIR(info.st_mode):
+                os.mkdir(destination, 0o700)
+                continue
+            if info.st_nlink > 1:
+                identity = (info.st_dev, info.st_ino)
+                if identity in links:
+                    os.link(links[identity], destination, follow_symlinks=False)
+                    continue
+                links[identity] = destination
+            _copy_node(os.path.join(folder, name), destination, info)
+    for folder, into in reversed(folders):  # times last: making entries changes them
+        _copy_attributes(folder, into, os.lstat(folder))
+
+
+def _copy_node(source: str, target: str, info: os.stat_result) -> None:
+    if stat.S_ISREG(info.st_mode):
+        _copy_file(source, target)
+    elif stat.S_ISLNK(info.st_mode):
+        os.symlink(os.readlink(source), target)
+    else:
+        os.mknod(target, info.st_mode, info.st_rdev)
+    _copy_attributes(source, target, info)
+
+
+def _copy_file(source: str, target: str) -> None:
+    with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+            return
+        except OSError:
+            pass  # no reflinks here
+        try:
+            while os.copy_file_range(reader.fileno(), writer.fileno(), 1 << 30):
+                pass
+        except OSError:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def _copy_attributes(source: str, target: str, info: os.stat_result) -> None:
+    os.chown(target, info.st_uid, info.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(info.st_mode):
+        os.chmod(target, stat.S_IMODE(info.st_mode))
+    for name in os.listxattr(source, follow_symlinks=False):
+        try:
+            value = os.getxattr(source, name, follow_symlinks=False)
+            os.setxattr(target, name, value, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENODATA):
+                raise
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
