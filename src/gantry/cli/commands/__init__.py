@@ -1,0 +1,1 @@
+"""The commands, one module a subject; `gantry.cli.registry` names them."""

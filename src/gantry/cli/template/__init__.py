@@ -1,0 +1,1 @@
+"""Go's text/template, as far as `--format` goes: parse once, execute for each row."""
