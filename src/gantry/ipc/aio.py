@@ -61,7 +61,7 @@ class Requester:
             raise Disconnected("the connection is closed")
 
     async def request(
-        self, op: str, body: bytes = b"", fds: Sequence[int] = (), **fields: object
+        self, op: str, body: bytes = b"", fds: Sequence[int] = (), /, **fields: object
     ) -> Message:
         """Send and wait for the answer; takes over `fds`. Disconnected."""
         self._last += 1

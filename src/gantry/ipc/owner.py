@@ -21,8 +21,8 @@ class TaskOwner:
         owner.spawn(coro(), "pump 4f2a")   # strong reference, named, exceptions logged
         await owner.aclose()               # cancels what still runs and awaits it
 
-    An exception that ends a task is logged once with the task's name, unless somebody
-    awaited the task that `spawn` returned and took it; cancellation is silent.
+    An exception that ends a task is logged once with the task's name, unless it was
+    spawned with report=False by somebody who awaits it; cancellation is silent.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,14 +33,21 @@ class TaskOwner:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, coro: Coroutine[object, object, T], name: str) -> asyncio.Task[T]:
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
+    def spawn(
+        self, coro: Coroutine[object, object, T], name: str, *, report: bool = True
+    ) -> asyncio.Task[T]:
         """Start `coro` as a task of the running loop. RuntimeError after `aclose`."""
         if self._closed:
             coro.close()
             raise RuntimeError(f"task owner {self.name!r} is closed: cannot start {name!r}")
         task = asyncio.get_running_loop().create_task(coro, name=f"{self.name}: {name}")
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._ended if report else self._tasks.discard)
         return task
 
     async def drain(self) -> None:

@@ -1,0 +1,437 @@
+"""The shim: one container's parent, for as long as there is anything of it.
+
+A process with one thread. It starts the container that its first message describes,
+reads its output, answers the daemon (the one that started it, by a socket it was born
+with, and any later one, by shim.sock), reports every exit once, after the output is in
+the log, and goes away when the daemon has said delete. A daemon that dies is not noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gantry.ipc import wire
+from gantry.ipc.channel import Channel, peer_credentials
+from gantry.ipc.frames import Message, ProtocolError, close_all
+from gantry.model.errors import Conflict, GantryError, NotFound, System
+from gantry.model.task import ExitStatus, TaskState
+from gantry.shim.backend import Backend, RuntimeFailed, create_failed, exec_failed
+from gantry.shim.folder import Folder
+from gantry.shim.logfile import NoLog, open_log
+from gantry.shim.loop import READ, WRITE, Loop
+from gantry.shim.stdio import ProcessIO
+
+DRAIN_SECONDS = 2.0
+"""How long outputs that others still hold open are read after the process's end (moby's)."""
+
+MakeBackend = Callable[[str, Sequence[str], str, str, bool], Backend]
+"""runtime, runtime_args, container_id, bundle, systemd_cgroup → a backend."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A process of the container: init ("") or exec'ed. exit is set when it was reaped."""
+
+    name: str
+    pid: int
+    io: ProcessIO
+    exit: ExitStatus | None = None
+    published: bool = False
+
+
+class Shim:
+    """One container. `serve` returns when it is over."""
+
+    def __init__(self, control: socket.socket, make_backend: MakeBackend) -> None:
+        self._loop = Loop(self._child)
+        self._control = Channel(control)
+        self._make_backend = make_backend
+        self._peers: dict[int, Channel] = {}
+        self._processes: dict[int, Running] = {}
+        self._execs: dict[str, Running] = {}
+        self._unseen: dict[str, ExitStatus] = {}
+        self._helpers: dict[int, Callable[[], None]] = {}
+        self._paused = False
+        self._deleted = False
+        self._listener: socket.socket | None = None
+        self._ops: dict[str, Callable[[Message], tuple[wire.Head, bytes, list[int]]]] = {
+            "attach": self._attach,
+            "delete": self._delete,
+            "exec": self._exec,
+            "flush": self._flush,
+            "kill": self._kill,
+            "pause": self._pause,
+            "pids": self._pids,
+            "resize": self._resize,
+            "resume": self._resume,
+            "state": self._state,
+            "stats": self._stats,
+            "update": self._update,
+        }
+
+    def serve(self) -> None:
+        """Read the first message, do what it says, serve until the end."""
+        message = self._control.receive()
+        if message is None:
+            return  # the daemon died before it had said what to run
+        self.folder = Folder(message.text("bundle"))
+        try:
+            if message.text("op") == "clean":
+                self._answer_and_leave(message, {"last_words": self._clean()})
+                return
+            self._start(message)
+        except (GantryError, OSError, ProtocolError, RuntimeFailed) as error:
+            self._answer_and_leave(message, {"error": wire.error_to_wire(error)})
+            return
+        self._loop.run()
+
+    def _clean(self) -> str:
+        """In place of a dead shim: end its container, remove its traces, give its last words."""
+        words = self.folder.last_words()
+        state = self.folder.read_state()
+        args = state.get("runtime_args")
+        backend = self._make_backend(
+            str(state.get("runtime", "")),
+            [str(word) for word in args] if isinstance(args, list) else [],
+            str(state.get("container", os.path.basename(self.folder.path))),
+            self.folder.path,
+            bool(state.get("systemd_cgroup")),
+        )
+        if state:
+            backend.delete()
+        self.folder.remove()
+        return words
+
+    # -- starting ---------------------------------------------------------------------
+
+    def _start(self, message: Message) -> None:
+        """Run the container and answer. Order: what finds and undoes it exists before it."""
+        spec = wire.task_from_wire(message)
+        self.spec = spec
+        attachments = wire.attachments_from_wire(message.head.get("attachments", []))
+        netns = message.fds[0] if message.fds else None
+        folder = self.folder
+        folder.create()
+        fds: list[int] = []
+        try:
+            listener = folder.listen()
+            state: dict[str, object] = {
+                "v": wire.VERSION,
+                "container": spec.container_id,
+                "shim": os.getpid(),
+                "runtime": spec.runtime,
+                "runtime_args": list(spec.runtime_args),
+                "systemd_cgroup": spec.systemd_cgroup,
+            }
+            folder.write_state(state)
+            self._backend = self._make_backend(
+                spec.runtime,
+                spec.runtime_args,
+                spec.container_id,
+                folder.path,
+                spec.systemd_cgroup,
+            )
+            log = open_log(spec.log, self._fork)
+            spill = os.path.dirname(spec.log.path) or folder.path
+            io = ProcessIO(
+                self._loop, spec.stdio, log, spill_folder=spill, on_end=self._output_ended
+            )
+            try:
+                ends = io.child_fds()
+                fds.extend(io.attach(wants) for wants in attachments)
+                try:
+                    started = self._backend.start(spec, netns, ends)
+                except RuntimeFailed as error:
+                    raise create_failed(error) from None
+                finally:
+                    ends.close()
+                    close_all(message.fds)
+            except BaseException:
+                io.abandon()
+                raise
+        except BaseException:
+            close_all(fds)
+            folder.remove()
+            raise
+        self._started_at = time.time()
+        self._init = Running("", started.pid, io)
+        self._processes[started.pid] = self._init
+        self._listener = listener
+        io.started(started.console)
+        self._add_peer(self._control)
+        head = {"pid": started.pid, "started_at": self._started_at}
+        self._send(self._control, {"id": message.head.get("id"), **head}, fds=fds)
+        # Answered: what a later daemon needs to know comes after, it is not needed before.
+        folder.write_state({**state, **head})
+        self._loop.watch(listener.fileno(), READ, self._accept)
+
+    def _answer_and_leave(self, message: Message, head: wire.Head) -> None:
+        try:
+            self._control.send({"id": message.head.get("id"), **head})
+        except OSError:
+            pass
+
+    # -- peers ------------------------------------------------------------------------
+
+    def _accept(self, _events: int) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        if peer_credentials(sock)[1] not in (0, os.geteuid()):
+            sock.close()
+            return
+        self._add_peer(Channel(sock))
+
+    def _add_peer(self, peer: Channel) -> None:
+        peer.sock.setblocking(False)
+        fd = peer.fileno()
+        self._peers[fd] = peer
+
+        def ready(events: int) -> None:
+            self._peer_ready(peer, events)
+
+        self._loop.watch(fd, READ, ready)
+
+    def _drop_peer(self, peer: Channel) -> None:
+        fd = peer.fileno()
+        if self._peers.pop(fd, None) is not None:
+            self._loop.unwatch(fd)
+            peer.close()
+            self._leave_when_done()
+
+    def _peer_ready(self, peer: Channel, events: int) -> None:
+        try:
+            if events & WRITE:
+                peer.flush()
+                if not peer.pending:
+                    self._loop.change(peer.fileno(), READ)
+                    self._leave_when_done()
+            if events & ~WRITE:
+                for message in peer.receive_ready():
+                    self._handle(peer, message)
+        except (EOFError, OSError, ProtocolError):
+            self._drop_peer(peer)
+
+    def _handle(self, peer: Channel, message: Message) -> None:
+        ident = message.head.get("id")
+        try:
+            op = self._ops.get(message.text("op"))
+            if op is None:
+                raise System(f"the shim knows no {message.text('op')!r}")
+            head, body, fds = op(message)
+        except (GantryError, OSError) as error:
+            self._send(peer, {"id": ident, "error": wire.error_to_wire(error)})
+        except Exception as error:  # a container must not die of one bad request
+            self._send(peer, {"id": ident, "error": wire.error_to_wire(System(str(error)))})
+        else:
+            self._send(peer, {"id": ident, **head}, body, fds)
+        finally:
+            message.close()
+        self._leave_when_done()
+
+    def _send(
+        self, peer: Channel, head: wire.Head, body: bytes = b"", fds: list[int] | None = None
+    ) -> None:
+        try:
+            peer.queue(head, body, fds or [])
+        except OSError:
+            return  # its end of file comes next
+        if peer.pending:
+            self._loop.change(peer.fileno(), READ | WRITE)
+
+    # -- children ---------------------------------------------------------------------
+
+    def _fork(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            finally:
+                os._exit(code)
+        self._helpers[pid] = then
+
+    def _child(self, pid: int, status: int) -> None:
+        helper = self._helpers.pop(pid, None)
+        if helper is not None:
+            helper()
+            self._leave_when_done()
+            return
+        process = self._processes.pop(pid, None)
+        if process is None:
+            return  # an orphan of the container that came to us, the subreaper
+        code = os.waitstatus_to_exitcode(status)
+        is_init = process is self._init
+        oom = is_init and self._backend.oom_kills() > 0
+        process.exit = ExitStatus(code if code >= 0 else 128 - code, time.time(), oom)
+        if is_init:
+            self._end_others()
+        process.io.drain()
+        self._output_ended()
+        if not process.published:
+            self._wait_for_output(process, process.io.activity)
+
+    def _end_others(self) -> None:
+        """Without a pid namespace of its own, what init leaves behind goes on without us."""
+        if self._backend.own_pids:
+            return
+        try:
+            self._backend.kill_all(signal.SIGKILL)
+        except (GantryError, OSError, RuntimeFailed):
+            pass  # nobody was left
+
+    def _wait_for_output(self, process: Running, activity: int) -> None:
+        def look() -> None:
+            if process.published:
+                return
+            if process.io.activity == activity:
+                process.io.finish()
+            else:
+                self._wait_for_output(process, process.io.activity)
+
+        self._loop.later(DRAIN_SECONDS, look)
+
+    def _output_ended(self) -> None:
+        """Publish every process that has ended and whose output is complete."""
+        for process in [self._init, *self._execs.values()]:
+            if process.exit is not None and process.io.ended and not process.published:
+                process.published = True
+                self._publish(process.name, process.exit)
+                self._execs.pop(process.name, None)
+
+    def _publish(self, name: str, status: ExitStatus) -> None:
+        for peer in list(self._peers.values()):
+            self._send(peer, {"event": "exit", "exec": name, "exit": wire.exit_to_wire(status)})
+        if not name:
+            self.folder.write_exit(status)
+        elif not self._peers:
+            self._unseen[name] = status  # for the daemon that comes next
+
+    # -- requests ---------------------------------------------------------------------
+
+    def _process(self, message: Message) -> Running:
+        name = message.text("exec", "")
+        process = self._execs.get(name) if name else self._init
+        if process is None or process.exit is not None:
+            raise NotFound("process already finished")
+        return process
+
+    def _attach(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        wants = wire.attachments_from_wire([message.head.get("wants")])[0]
+        return {}, b"", [self._init.io.attach(wants)]
+
+    def _exec(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        spec = wire.exec_from_wire(message)
+        if self._init.exit is not None:
+            raise Conflict(f"container {self.spec.container_id} is not running")
+        if spec.exec_id in self._execs:
+            raise Conflict(f"exec {spec.exec_id} is already running")
+        io = ProcessIO(
+            self._loop,
+            spec.stdio,
+            NoLog(),
+            spill_folder=self.folder.path,
+            on_end=self._output_ended,
+        )
+        fds: list[int] = []
+        try:
+            ends = io.child_fds()
+            try:
+                wants = wire.attachments_from_wire(message.head.get("attachments", []))
+                fds.extend(io.attach(entry) for entry in wants)
+                started = self._backend.exec(spec, ends)
+            finally:
+                ends.close()
+        except BaseException as error:
+            close_all(fds)
+            io.abandon()
+            if isinstance(error, RuntimeFailed):
+                raise exec_failed(error) from None
+            raise
+        process = Running(spec.exec_id, started.pid, io)
+        self._processes[started.pid] = self._execs[spec.exec_id] = process
+        io.started(started.console)
+        return {"pid": started.pid}, b"", fds
+
+    def _kill(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        number = message.number("signal")
+        process = self._process(message)
+        if message.flag("all"):
+            self._backend.kill_all(number)
+        else:
+            os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
+        if number == signal.SIGKILL and self._paused:
+            self._resume(message)  # a frozen process dies when it is thawed
+        return {}, b"", []
+
+    def _resize(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        self._process(message).io.resize(message.number("rows"), message.number("columns"))
+        return {}, b"", []
+
+    def _pause(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        self._backend.pause()
+        self._paused = True
+        return {}, b"", []
+
+    def _resume(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        self._backend.resume()
+        self._paused = False
+        return {}, b"", []
+
+    def _update(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        self._backend.update(message.body)
+        return {}, b"", []
+
+    def _pids(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        return {"pids": list(self._backend.pids())}, b"", []
+
+    def _stats(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        return {}, self._backend.stats(), []
+
+    def _flush(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        self._init.io.drain()
+        return {}, b"", []
+
+    def _state(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        status = "paused" if self._paused else "running"
+        exited = self._init.exit if self._init.published else None
+        state = TaskState(
+            container_id=self.spec.container_id,
+            status="stopped" if exited else status,
+            pid=self._init.pid,
+            started_at=self._started_at,
+            exit=exited,
+            execs={**dict.fromkeys(self._execs), **self._unseen},
+        )
+        self._unseen.clear()
+        return wire.state_to_wire(state), b"", []
+
+    def _delete(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+        if self._init.exit is None:
+            raise Conflict(f"container {self.spec.container_id} is running")
+        self._backend.delete()
+        if self._listener is not None:
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+        self.folder.remove()
+        self._deleted = True
+        return {}, b"", []
+
+    def _leave_when_done(self) -> None:
+        """After delete: when every client has what it is owed."""
+        if not self._deleted or self._helpers:
+            return
+        running = [self._init, *self._execs.values()]
+        if all(p.io.idle for p in running) and not any(p.pending for p in self._peers.values()):
+            self._loop.stop()
+        else:
+            self._loop.later(0.5, self._leave_when_done)

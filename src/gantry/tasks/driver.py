@@ -1,0 +1,295 @@
+"""The task driver that runs every container under a shim of its own.
+
+The way of a start: the daemon makes a socket pair, sends one end to the launcher (which
+forks a shim that has it) and writes the whole request into the other end without
+waiting; the shim's answer is the only thing waited for. What is not answered because
+somebody died on the way is cleaned and, when the launcher was it, tried once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from gantry.ipc import wire
+from gantry.ipc.aio import Disconnected, Requester
+from gantry.ipc.frames import Message, close_all
+from gantry.ipc.owner import TaskOwner
+from gantry.model.errors import GantryError, StartFailed, System
+from gantry.model.task import ExitStatus, TaskSpec
+from gantry.tasks.launch import Interpreter, Launched
+from gantry.tasks.stream import SocketStream
+from gantry.tasks.task import KILLED, ShimTask, parse_exit
+
+_log = logging.getLogger(__name__)
+
+
+class Launcher:
+    """The launcher process: started when it is needed, started again when it died."""
+
+    def __init__(self, python: str | None) -> None:
+        self._python = python
+        self._interpreter: Interpreter | None = None
+        self._launched: Launched | None = None
+        self._requester: Requester | None = None
+        self._starting = asyncio.Lock()
+        self.generation = 0
+
+    async def warm(self) -> Requester:
+        """The connection to a launcher that is ready. System: none can be started."""
+        async with self._starting:
+            if self._requester is not None and not self._requester.closed:
+                return self._requester
+            self._launched = await asyncio.to_thread(self._launch)
+            self.generation += 1
+            self._requester = Requester(
+                self._launched.socket, on_event=Message.close, on_close=self._ended
+            )
+            return self._requester
+
+    async def fork(self) -> socket.socket:
+        """Our end of a new shim's control socket."""
+        for _ in range(2):
+            requester = await self.warm()
+            ours, theirs = socket.socketpair()
+            try:
+                requester.post({"op": "shim"}, fds=(theirs.detach(),))
+                return ours
+            except Disconnected:
+                ours.close()  # it had died without our noticing
+        raise System("the launcher does not stay alive")
+
+    async def modules(self) -> Sequence[str]:
+        """What the launcher has imported."""
+        reply = await (await self.warm()).request("modules")
+        modules = reply.head.get("modules")
+        return [str(name) for name in modules] if isinstance(modules, list) else []
+
+    @property
+    def pid(self) -> int:
+        """The launcher's pid, 0 when none runs."""
+        return 0 if self._launched is None else self._launched.process.pid
+
+    def close(self) -> None:
+        """End it; shims go on."""
+        if self._requester is not None:
+            self._requester.close()
+        if self._interpreter is not None:
+            self._interpreter.close()
+            self._interpreter = None
+
+    def _launch(self) -> Launched:
+        if self._interpreter is None:
+            self._interpreter = Interpreter(self._python)
+        return self._interpreter.launch()
+
+    def _ended(self) -> None:
+        if self._launched is not None:
+            self._launched.close()
+            self._launched = None
+
+
+class ShimTasks:
+    """`gantry.containers.tasks.Tasks` by launcher and shims.
+
+    exec_root: where `tasks/<id>/` folders are. python: the interpreter that launcher and
+    shims run on, None for the present one's.
+    """
+
+    def __init__(self, exec_root: Path, *, python: str | None = None) -> None:
+        self._folder = Path(exec_root) / "tasks"
+        self._launcher = Launcher(python)
+        self._owner = TaskOwner("tasks")
+        self._tasks: set[ShimTask] = set()
+
+    async def warm(self) -> None:
+        """Have a launcher ready before the first start."""
+        self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        await self._launcher.warm()
+
+    @property
+    def launcher(self) -> Launcher:
+        return self._launcher
+
+    async def start(
+        self,
+        spec: TaskSpec,
+        netns: int | None,
+        attachments: Sequence[tuple[bool, bool, bool]] = (),
+    ) -> tuple[ShimTask, Sequence[SocketStream]]:
+        # A caller that is cancelled does not stop the shim: what it starts is undone then.
+        own = None if netns is None else os.dup(netns)
+        starting = self._owner.spawn(
+            self._start(spec, own, attachments), f"start {spec.container_id[:12]}", report=False
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if not self._owner.closed:
+                self._owner.spawn(self._undo(starting), f"undo {spec.container_id[:12]}")
+            raise
+
+    async def recover(self) -> AsyncIterator[ShimTask]:
+        try:
+            names = sorted(os.listdir(self._folder))
+        except FileNotFoundError:
+            return
+        for name in names:
+            task = await self._found(name)
+            if task is not None:
+                yield task
+
+    async def aclose(self) -> None:
+        for task in list(self._tasks):
+            task.let_go()
+        await self._owner.aclose()
+        self._launcher.close()
+
+    # -- starting -----------------------------------------------------------------------
+
+    async def _start(
+        self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]
+    ) -> tuple[ShimTask, Sequence[SocketStream]]:
+        try:
+            for attempt in (1, 2):
+                generation = self._launcher.generation
+                try:
+                    return await self._start_once(spec, netns, attachments)
+                except Disconnected:
+                    await self._clean(spec.container_id)
+                    if attempt == 2 or generation == self._launcher.generation == 0:
+                        break
+            raise StartFailed(
+                "failed to create task for container: the shim died before it answered", 128
+            )
+        finally:
+            if netns is not None:
+                os.close(netns)
+
+    async def _start_once(
+        self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]
+    ) -> tuple[ShimTask, Sequence[SocketStream]]:
+        if not self._launcher.generation:
+            await self.warm()
+        sock = await self._launcher.fork()
+        task = self._connected(spec.container_id, sock)
+        head = wire.task_to_wire(spec, str(self._folder / spec.container_id))
+        head["attachments"] = [list(wants) for wants in attachments]
+        requester = task.requester
+        try:
+            fds = () if netns is None else (os.dup(netns),)
+            reply = await requester.request("start", spec.spec, fds, **head)
+            wire.raise_error(reply)
+        except BaseException:
+            self._forget(task)
+            raise
+        streams = [SocketStream(fd) for fd in reply.fds]
+        task.running(reply.number("pid"), reply.seconds("started_at"))
+        return task, streams
+
+    async def _undo(self, starting: asyncio.Task[tuple[ShimTask, Sequence[SocketStream]]]) -> None:
+        try:
+            task, streams = await starting
+        except (GantryError, Disconnected):
+            return
+        for stream in streams:
+            stream.close_now()
+        try:
+            await task.kill(9)
+        except GantryError:
+            pass
+        await task.wait()
+        await task.delete()
+
+    def _connected(self, container_id: str, sock: socket.socket) -> ShimTask:
+        task = ShimTask(container_id, self._lost)
+
+        def closed() -> None:
+            self._tasks.discard(task)
+            task.on_close()
+
+        task.connect(Requester(sock, on_event=task.on_event, on_close=closed))
+        self._tasks.add(task)
+        return task
+
+    def _forget(self, task: ShimTask) -> None:
+        self._tasks.discard(task)
+        task.let_go()
+
+    # -- finding again, cleaning --------------------------------------------------------
+
+    async def _found(self, name: str) -> ShimTask | None:
+        """The task whose folder is `name`; None when it has just gone away by itself."""
+        try:
+            sock = connect(self._folder / name)
+        except OSError:
+            return await self._remains(name)
+        task = self._connected(name, sock)
+        try:
+            state = wire.state_from_wire(wire.raise_error(await task.requester.request("state")))
+        except Disconnected:
+            self._forget(task)
+            return await self._remains(name)
+        task.adopt(state)
+        return task
+
+    async def _remains(self, name: str) -> ShimTask | None:
+        if not (self._folder / name).is_dir():
+            return None
+        status = await self._clean(name)
+        task = ShimTask(name, self._lost)
+        task.ended(status)
+        return task
+
+    def _lost(self, task: ShimTask) -> None:
+        """A shim was killed: so are its processes, and then its end is known."""
+
+        async def finish() -> None:
+            task.ended(await self._clean(task.container_id))
+
+        if not self._owner.closed:
+            self._owner.spawn(finish(), f"clean {task.container_id[:12]}")
+
+    async def _clean(self, container_id: str) -> ExitStatus:
+        """Kill and remove what a dead shim left; how the container ended."""
+        folder = self._folder / container_id
+        known = None
+        try:
+            known = parse_exit((folder / "exit.json").read_bytes())
+        except OSError:
+            pass
+        if folder.is_dir():
+            requester = Requester(
+                await self._launcher.fork(), on_event=Message.close, on_close=lambda: None
+            )
+            try:
+                reply = await requester.request("clean", bundle=str(folder))
+                wire.raise_error(reply)
+                words = reply.text("last_words", "")
+                _log.warning("container %s lost its shim%s", container_id, words and f": {words}")
+            except (GantryError, Disconnected) as error:
+                _log.error("container %s: its dead shim's remains: %s", container_id, error)
+            finally:
+                requester.close()
+        return known or ExitStatus(KILLED, time.time())
+
+
+def connect(folder: Path) -> socket.socket:
+    """A connection to the shim of a task's folder. OSError: none listens."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    directory = -1
+    try:
+        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # By the folder's fd: its path may be longer than a socket's may be (108).
+        sock.connect(f"/proc/self/fd/{directory}/shim.sock")
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        close_all([directory] if directory >= 0 else [])
+    return sock

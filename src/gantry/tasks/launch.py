@@ -1,0 +1,132 @@
+"""Start the launcher from a sealed copy of the Python interpreter.
+
+What a container can reach as /proc/PID/exe of a process of ours is memory that nobody
+can write to (CVE-2019-5736). The copy is run under the interpreter's own name, so it
+finds its standard library; `-I -S` keeps environment, user and site packages out: the
+launcher is standard library and gantry, and gantry's folder is told to it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import gantry
+from gantry.ipc.frames import Decoder, Message
+from gantry.kernel.syscalls import sealed_memfd
+from gantry.model.errors import System
+
+_CODE = (
+    "import os,sys;"
+    "sys.path.insert(0,sys.argv[1]);"
+    "os.close(int(sys.argv[3]));"
+    "from gantry.shim.launcher import main;"
+    "main(int(sys.argv[2]))"
+)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A launcher: its process (to be waited for) and the socket to it."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+
+    def close(self) -> None:
+        """End it and reap it; its shims go on."""
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Interpreter:
+    """A sealed copy of an interpreter. python: its path, None for the running one."""
+
+    def __init__(self, python: str | None = None) -> None:
+        found = python or getattr(sys, "_base_executable", "") or sys.executable
+        self.path = os.path.realpath(found)
+        try:
+            content = Path(self.path).read_bytes()
+            if not content.startswith(b"\x7fELF"):
+                raise System(f"{self.path} is no ELF program: name a real Python interpreter")
+            self._fd = sealed_memfd("gantry-launcher", content)
+        except OSError as error:
+            raise System(f"cannot copy the interpreter {self.path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Forget the copy; processes that run from it keep it."""
+        os.close(self._fd)
+
+    def launch(self, *, timeout: float = 20.0) -> Launched:
+        """Start a launcher and wait till it is warm. System: it did not start, and why."""
+        ours, theirs = socket.socketpair()
+        source = str(Path(gantry.__file__).parent.parent)
+        errors = os.memfd_create("launcher-errors", os.MFD_CLOEXEC)
+        try:
+            process = subprocess.Popen(
+                [
+                    self.path,
+                    *("-I", "-S", "-X", "utf8", "-c", _CODE),
+                    source,
+                    str(theirs.fileno()),
+                    str(self._fd),
+                ],
+                executable=f"/proc/self/fd/{self._fd}",
+                pass_fds=(theirs.fileno(), self._fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=self._environment(),
+                start_new_session=True,
+            )
+            theirs.close()
+            ours.settimeout(timeout)
+            if not _ready(ours):
+                process.kill()
+                process.wait()
+                os.lseek(errors, 0, os.SEEK_SET)
+                said = os.read(errors, 1 << 16).decode(errors="replace").strip()
+                reason = said.splitlines()[-1] if said else f"code {process.returncode}"
+                raise System(f"the launcher ({self.path}) did not start: {reason}")
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise System(f"cannot start the launcher from memory: {error}") from None
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            os.close(errors)
+        ours.setblocking(False)
+        return Launched(process, ours)
+
+    def _environment(self) -> dict[str, str]:
+        environment = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+        if self._is_running and sysconfig.get_config_var("Py_ENABLE_SHARED"):
+            # The copy has no folder that an RPATH of $ORIGIN could start from.
+            environment["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
+        return environment
+
+    @property
+    def _is_running(self) -> bool:
+        return self.path == os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def _ready(sock: socket.socket) -> bool:
+    """Whether the launcher said that it is warm."""
+    decoder = Decoder()
+    messages: list[Message] = []
+    try:
+        while not messages:
+            data = sock.recv(4096)
+            if not data:
+                return False
+            messages = decoder.feed(data)
+    except TimeoutError:
+        return False
+    return messages[0].head.get("event") == "ready"
