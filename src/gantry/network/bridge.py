@@ -137,7 +137,7 @@ class BridgeNetwork:
         ipv6 = self.pools6[0].allocate() if self.pools6 else ""
         interface = self.interface(ip, ipv6, index=2)
         try:
-            fd = await self._namespaces.run(
+            fd = await self._namespaces.run_for_fd(
                 lambda: interfaces.new_sandbox(self._namespaces, interface)
             )
         except OSError as error:

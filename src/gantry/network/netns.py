@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from gantry.kernel import syscalls
@@ -33,11 +33,17 @@ def same(fd: int, other: int) -> bool:
     return os.path.sameopenfile(fd, other)
 
 
+def _close_result(future: Future[int]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        os.close(future.result())
+
+
 class Namespaces:
-    """The worker thread, and what is done on it."""
+    """The worker thread, and what is done on it. Home is the namespace of the thread that
+    makes this object: the worker inherits it."""
 
     def __init__(self) -> None:
-        self._home = open_of(os.getpid())
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netns")
         self._host: netlink.Socket | None = None
 
@@ -54,6 +60,16 @@ class Namespaces:
     async def run(self, job: Callable[[], T]) -> T:
         """`job()` on the worker thread. It is carried out even if the caller is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+
+    async def run_for_fd(self, job: Callable[[], int]) -> int:
+        """Like `run` for a job that makes an fd: closed when the caller was cancelled."""
+        future = self._worker.submit(job)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancel():
+                future.add_done_callback(_close_result)
+            raise
 
     @property
     def home(self) -> int:

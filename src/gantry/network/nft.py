@@ -5,7 +5,8 @@ adding one is a transaction of one message and the kernel finds it by a hash.
 
 A packet's way through the table::
 
-    raw-prerouting   from a container to 127.0.0.0/8                    → drop
+    raw-prerouting   from a container to 127.0.0.0/8, from anywhere but
+                     this host to a port published on 127.0.0.0/8       → drop
     prerouting       to an address of this host                         → ports
     output           likewise (127.0.0.1, our own addresses)            → ports
     ports            published?                                         → dnat
@@ -19,9 +20,9 @@ A packet's way through the table::
                      or from 127.0.0.1                                  → masquerade
                      out of a masquerading bridge                       → masquerade or snat
 
-Ports published on 127.0.0.1 are out of other hosts' reach: a packet to 127.0.0.0/8 that
-comes from outside is not translated, and the kernel drops it (the class of
-CVE-2020-8558). `iifname` in postrouting needs Linux 5.7, as does dockerd's own backend.
+Ports published on 127.0.0.1 are out of other hosts' reach, whatever route_localnet says
+(the class of CVE-2020-8558). `iifname` in postrouting needs Linux 5.7, as does dockerd's
+own backend.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ _SETS = {
     "unprotected6": "set {type ifname;}",
     "routed4": "set {type ifname;}",
     "routed6": "set {type ifname;}",
+    "loopback": "set {type ipv4_addr . inet_proto . inet_service; flags interval;}",
     "open4": "set {type ipv4_addr . inet_proto . inet_service; flags interval;}",
     "open6": "set {type ipv6_addr . inet_proto . inet_service; flags interval;}",
     "local4": "set {type ifname . ipv4_addr; flags interval;}",
@@ -86,7 +88,10 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "raw-prerouting": (
         "type filter hook prerouting priority raw;",
-        ("iifname @bridges ip daddr 127.0.0.0/8 drop",),
+        (
+            "iifname @bridges ip daddr 127.0.0.0/8 drop",
+            'iifname != "lo" ip daddr . meta l4proto . th dport @loopback drop',
+        ),
     ),
     "prerouting": (
         "type nat hook prerouting priority dstnat;",
@@ -275,25 +280,27 @@ def _port_elements(rule: PortRule) -> list[Element]:
     if (":" in rule.host_ip) != (":" in rule.address):
         return []  # not for the packet filter: the userland proxy serves it
     anywhere = rule.host_ip in ("0.0.0.0", "::")
+    host = b"" if anywhere else ip_field(rule.host_ip)
+    first, last = port_field(rule.host_port), port_field(rule.host_port + rule.count - 1)
+    found: list[Element] = []
+    if rule.host_ip.startswith("127."):
+        found.append(Element("loopback", host + proto + first, key_end=host + proto + last))
     if rule.count > 1 and rule.host_port == rule.port:
-        low, high = _whole(version) if anywhere else (ip_field(rule.host_ip),) * 2
+        low, high = _whole(version) if anywhere else (host, host)
         return [
-            Element(
-                "range" + version,
-                low + proto + port_field(rule.host_port),
-                address,
-                high + proto + port_field(rule.host_port + rule.count - 1),
-            )
+            *found,
+            Element("range" + version, low + proto + first, address, high + proto + last),
         ]
-    name, head = ("any", b"") if anywhere else ("port", ip_field(rule.host_ip))
-    return [
+    name = "any" if anywhere else "port"
+    found += [
         Element(
             name + version,
-            head + proto + port_field(rule.host_port + n),
+            host + proto + port_field(rule.host_port + n),
             address + port_field(rule.port + n),
         )
         for n in range(rule.count)
     ]
+    return found
 
 
 def _whole(version: str) -> tuple[bytes, bytes]:

@@ -37,6 +37,7 @@ class Pool(Generic[T]):
         self._owner = owner
         self._name = name
         self._ready: deque[T] = deque()
+        self._waiting: deque[asyncio.Future[T]] = deque()
         self._filling: asyncio.Task[None] | None = None
         self._open = True
 
@@ -44,18 +45,26 @@ class Pool(Generic[T]):
         return len(self._ready)
 
     async def take(self) -> T:
-        """The oldest one; made on the spot when there is none."""
+        """The oldest one; when there is none, the next one made, in the order of asking."""
         if self._ready:
             value = self._ready.popleft()
             self.fill()
             return value
-        value = await self._make()
+        if not self._open:
+            raise RuntimeError(f"pool {self._name!r} is closed")
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         self.fill()
-        return value
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._keep(waiter.result())
+            raise
 
     def fill(self) -> None:
         """Start filling in the background, unless that is under way."""
-        if self._open and self._size and (self._filling is None or self._filling.done()):
+        if self._open and (self._filling is None or self._filling.done()):
             self._filling = self._owner.spawn(self._fill(), f"fill {self._name}")
 
     async def filled(self) -> None:
@@ -65,22 +74,38 @@ class Pool(Generic[T]):
             await self._filling
 
     async def _fill(self) -> None:
-        while self._open and len(self._ready) < self._size:
+        while self._open and (self._waiting or len(self._ready) < self._size):
             try:
                 value = await self._make()
             except Exception as error:
-                # The next `take` tries again and reports it to somebody.
-                _log.warning("cannot make a network sandbox ahead: %s", error)
+                if not self._waiting:
+                    # The next `take` tries again and reports it to somebody.
+                    _log.warning("cannot make a network sandbox ahead: %s", error)
+                    return
+                waiter = self._waiting.popleft()
+                if not waiter.done():
+                    waiter.set_exception(error)
+                continue
+            self._keep(value)
+
+    def _keep(self, value: T) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(value)
                 return
-            if self._open:
-                self._ready.append(value)
-            else:
-                self._discard(value)
+        if self._open:
+            self._ready.append(value)
+        else:
+            self._discard(value)
 
     async def close(self) -> None:
+        """What was not taken is discarded; who waits is cancelled."""
         self._open = False
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.wait({self._filling})
+        while self._waiting:
+            self._waiting.popleft().cancel()
         while self._ready:
             self._discard(self._ready.popleft())

@@ -53,14 +53,18 @@ class Publisher:
             publication.proxied = True
         return publication
 
-    async def withdraw(self, publication: Publication) -> None:
-        """Idempotent."""
+    def let_go(self, publication: Publication) -> None:
+        """Close the sockets, leave the rules: the daemon ends, the container goes on."""
         if publication.proxied and self._proxy is not None:
             self._proxy.stop(publication.held)
             publication.proxied = False
         held, publication.held = publication.held, []
-        rules, publication.rules = publication.rules, []
         self._ports.release(held)
+
+    async def withdraw(self, publication: Publication) -> None:
+        """Idempotent."""
+        self.let_go(publication)
+        rules, publication.rules = publication.rules, []
         if rules and self._firewall is not None:
             await self._firewall.publish((), rules)
 

@@ -112,6 +112,8 @@ class Networks:
         await self._reap(0)
         await self._owner.aclose()
         for live in self._live.values():
+            if live.publication is not None:
+                self._publisher.let_go(live.publication)
             if live.netns_fd >= 0:
                 os.close(live.netns_fd)
         self._live.clear()
@@ -125,6 +127,10 @@ class Networks:
             await self._default.down()
         if self._firewall is not None:
             await self._firewall.close(remove=True)
+
+    async def check_firewall(self) -> bool:
+        """False when another tool had flushed our table, which is now as it was."""
+        return self._firewall is None or await self._firewall.check()
 
     @property
     def default_bridge(self) -> str:
@@ -158,7 +164,7 @@ class Networks:
         try:
             if mode == "none":
                 namespaces = self._namespaces
-                live.netns_fd = await namespaces.run(
+                live.netns_fd = await namespaces.run_for_fd(
                     lambda: interfaces.new_sandbox(namespaces, None)
                 )
                 return self._sandbox(live)
