@@ -1,0 +1,1 @@
+"""From a container's configuration to an OCI runtime spec, with Docker's defaults."""

@@ -1,0 +1,74 @@
+"""All containers by id, prefix and name; names and ids are reserved before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gantry.containers.record import Container
+from gantry.model.errors import Conflict, InvalidParameter, NotFound
+
+
+class Table:
+    """The containers of this engine. Not thread-safe: the event loop's own."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Container] = {}
+        self._names: dict[str, str] = {}
+        self.version = 0
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def by_id(self, container_id: str) -> Container | None:
+        return self._by_id.get(container_id)
+
+    def add(self, container: Container) -> None:
+        """Put in a container whose name is reserved (or free)."""
+        self._names[container.name] = container.id
+        self._by_id[container.id] = container
+        self.version += 1
+
+    def discard(self, container: Container) -> None:
+        self._by_id.pop(container.id, None)
+        self.release(container.name, container.id)
+        self.version += 1
+
+    def reserve(self, name: str, container_id: str) -> None:
+        """Conflict with Docker's text when the name is taken."""
+        owner = self._names.get(name)
+        if owner is not None:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container'
+                f' "{owner}". You have to remove (or rename) that container to be able to'
+                " reuse that name."
+            )
+        self._names[name] = container_id
+
+    def release(self, name: str, container_id: str) -> None:
+        if self._names.get(name) == container_id:
+            del self._names[name]
+
+    def get(self, name: str) -> Container:
+        """By full id, by name, by unique id prefix, in this order (moby GetContainer)."""
+        found = self._by_id.get(name)
+        if found is not None:
+            return found
+        owner = self._names.get(name.removeprefix("/"))
+        if owner is not None and owner in self._by_id:
+            return self._by_id[owner]
+        matches = [c for i, c in self._by_id.items() if i.startswith(name)] if name else []
+        if len(matches) > 1:
+            raise InvalidParameter(f"Multiple IDs found with provided prefix: {name}")
+        if not matches:
+            raise NotFound(f"No such container: {name}")
+        return matches[0]
+
+    def find(self, name: str) -> Container | None:
+        """As `get`, None where there is none or more than one."""
+        try:
+            return self.get(name)
+        except (NotFound, InvalidParameter):
+            return None
