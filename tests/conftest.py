@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from tests.support import engine as engines
 from tests.support.api import Api
 from tests.support.cli import Cli, clients
