@@ -31,3 +31,8 @@ def timestamp(text: str, now: float | None = None) -> str:
     except ValueError as error:
         raise GantryError(f'invalid value for "since": failed to parse time {text!r}') from error
     return f"{moment_.timestamp():.6f}"
+
+
+def when(text: str) -> str:
+    """`timestamp`, or nothing for nothing."""
+    return timestamp(text) if text else ""

@@ -154,3 +154,9 @@ def parse_time(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return 0.0
+
+
+def rfc3339(created: float) -> str:
+    """`2026-01-02T15:04:05Z`, or with the local offset."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(created))
+    return text[:-5] + "Z" if text.endswith("+0000") else f"{text[:-2]}:{text[-2:]}"

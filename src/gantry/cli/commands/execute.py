@@ -7,6 +7,7 @@ from gantry.cli.command import App, Command
 from gantry.cli.create_request import variables
 from gantry.cli.flags import Flag, Options
 from gantry.cli.session import Session, Wiring, resize_of, write_all
+from gantry.cli.times import when
 from gantry.client.engine import segment
 from gantry.client.errors import ApiError
 from gantry.client.frames import STDERR, SYSTEM_ERROR, Demultiplexer
@@ -74,8 +75,8 @@ def _logs(app: App, options: Options, arguments: list[str]) -> int:
     query = {
         "stdout": True,
         "stderr": True,
-        "since": _when(options.text("since")),
-        "until": _when(options.text("until")),
+        "since": when(options.text("since")),
+        "until": when(options.text("until")),
         "timestamps": options.on("timestamps"),
         "follow": options.on("follow"),
         "tail": options.text("tail"),
@@ -95,15 +96,6 @@ def _logs(app: App, options: Options, arguments: list[str]) -> int:
                     raise ApiError(500, f"error from daemon in stream: {text}")
                 write_all(2 if stream == STDERR else 1, payload)
     return 0
-
-
-def _when(text: str) -> str:
-    """`10m` ago or a date as the API's seconds; what is neither is the engine's to refuse."""
-    if not text:
-        return ""
-    from gantry.cli.times import timestamp
-
-    return timestamp(text)
 
 
 EXEC = Command(
