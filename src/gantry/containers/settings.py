@@ -1,0 +1,62 @@
+"""What the containers' services must know of the daemon's configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gantry.model.container import Ulimit
+from gantry.model.errors import InvalidParameter
+
+OWN_RUNTIME = "gantry"
+_OWN_NAMES = ("gantry", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """An OCI runtime. path: "gantry" for our own, else an absolute path."""
+
+    path: str
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Names as in daemon.json. shutdown_timeout: seconds, -1 without end."""
+
+    data_root: str
+    exec_root: str
+    storage_driver: str = "overlay2"
+    default_runtime: str = OWN_RUNTIME
+    runtimes: Mapping[str, Runtime] = field(default_factory=dict)
+    systemd_cgroup: bool = False
+    cgroup_parent: str = ""
+    cgroup_version: int = 1
+    default_ulimits: Mapping[str, Ulimit] = field(default_factory=dict)
+    log_driver: str = "json-file"
+    log_opts: Mapping[str, str] = field(default_factory=dict)
+    init: bool = False
+    init_path: str = ""
+    default_ipc_mode: str = "private"
+    default_cgroupns_mode: str = ""
+    default_shm_size: int = 64 << 20
+    seccomp_profile: str = ""
+    no_new_privileges: bool = False
+    live_restore: bool = False
+    shutdown_timeout: int = 15
+    recursive_read_only: bool = True
+
+    @property
+    def containers(self) -> str:
+        """The folder of the containers' own files."""
+        return os.path.join(self.data_root, "containers")
+
+    def runtime(self, name: str) -> Runtime:
+        """InvalidParameter for one that is not configured."""
+        if name in _OWN_NAMES:
+            return Runtime(OWN_RUNTIME)
+        found = self.runtimes.get(name)
+        if found is None:
+            raise InvalidParameter(f"unknown or invalid runtime name: {name}")
+        return found
