@@ -54,6 +54,7 @@ SYSFS_MAGIC: Final = 0x62656572
 CGROUP_SUPER_MAGIC: Final = 0x27E0EB
 CGROUP2_SUPER_MAGIC: Final = 0x63677270
 TMPFS_MAGIC: Final = 0x01021994
+DEVPTS_MAGIC: Final = 0x1CD1
 NSFS_MAGIC: Final = 0x6E736673
 
 SECCOMP_SET_MODE_FILTER: Final = 1
@@ -300,3 +301,27 @@ def sealed_memfd(name: str, content: bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+_NS_GET_NSTYPE: Final = 0xB703
+
+
+def ns_type(fd: int) -> int:
+    """ioctl_ns(2) NS_GET_NSTYPE: the CLONE_NEW* constant of an open namespace."""
+    return fcntl.ioctl(fd, _NS_GET_NSTYPE)
+
+
+def dup_above(fd: int, lowest: int) -> int:
+    """A close-on-exec duplicate of `fd` that is `lowest` or higher (F_DUPFD_CLOEXEC)."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def execve(path: bytes, argv: list[bytes], env: list[bytes]) -> None:
+    """execve(2) with the environment as it is given: order and doubles kept.
+
+    Returns only by raising. (os.execve wants a dict.)
+    """
+    c_argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
+    c_env = (ctypes.c_char_p * (len(env) + 1))(*env, None)
+    libc.execve(path, c_argv, c_env)
+    raise failed("exec", path)

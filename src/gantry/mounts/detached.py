@@ -18,7 +18,6 @@ _MOUNT_LEVEL_RO: Final = frozenset(
     ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "tmpfs", "securityfs", "bpf")
 )
 _DATA_MAX: Final = 4095
-_SKIP_SOURCE: Final = frozenset(("proc", "sysfs", "mqueue", "devpts"))
 
 
 def new(fstype: str, source: str, options: Options) -> int:
@@ -30,7 +29,7 @@ def new(fstype: str, source: str, options: Options) -> int:
         context = api.fsopen(fstype)
         scope.callback(os.close, context)
         try:
-            if source and fstype not in _SKIP_SOURCE:
+            if source:
                 api.fsconfig_set(context, "source", source)
             if options.readonly and fstype not in _MOUNT_LEVEL_RO:
                 api.fsconfig_set(context, "ro")

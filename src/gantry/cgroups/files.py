@@ -1,0 +1,118 @@
+"""Reading and writing the small files of a cgroup, with errors that name them."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+def write(folder: str, name: str, value: str) -> None:
+    """Write a file of a cgroup in one write(2) (the kernel parses each write on its own)."""
+    path = f"{folder}/{name}"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, f"open: {os.strerror(error.errno or 0).lower()}", path)
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        text = f'write "{value}": {os.strerror(error.errno or 0).lower()}'
+        raise OSError(error.errno, text, path)
+    finally:
+        os.close(fd)
+
+
+def read(folder: str, name: str) -> str:
+    """A file's text without the newline at its end. OSError when it is not there."""
+    fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while chunk := os.read(fd, 65536):
+            parts.append(chunk)
+        return b"".join(parts).decode().rstrip("\n")
+    finally:
+        os.close(fd)
+
+
+def read_or(folder: str, name: str, default: str = "") -> str:
+    """A file's text, `default` where the kernel has no such file (or no such device)."""
+    try:
+        return read(folder, name)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EACCES):
+            return default
+        raise
+
+
+def number(folder: str, name: str, default: int = 0) -> int:
+    """A file that holds one number; "max" is 2**64 - 1, as clients of runc see it."""
+    text = read_or(folder, name).strip()
+    if text == "max":
+        return 2**64 - 1
+    try:
+        return int(text)
+    except ValueError:
+        return default
+
+
+def table(folder: str, name: str) -> dict[str, int]:
+    """A file of "key number" lines; other lines are left out."""
+    found = {}
+    for line in read_or(folder, name).splitlines():
+        key, _, value = line.partition(" ")
+        try:
+            found[key] = int(value)
+        except ValueError:
+            continue
+    return found
+
+
+def numbers(folder: str, name: str) -> list[int]:
+    """A file of one number a line (cgroup.procs)."""
+    return [int(line) for line in read_or(folder, name).split()]
+
+
+def make(folder: str) -> bool:
+    """mkdir with parents; True when the last one was made here."""
+    try:
+        os.mkdir(folder, 0o755)
+        return True
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        parent = os.path.dirname(folder)
+        if parent in ("", "/"):
+            raise
+        make(parent)
+        return make(folder)
+
+
+def subtree(folder: str) -> list[str]:
+    """A cgroup and all below it, deepest first: the order to remove them in."""
+    found: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found.extend(subtree(entry.path))
+    except FileNotFoundError:
+        return []
+    found.append(folder)
+    return found
+
+
+def remove(folder: str) -> None:
+    """Remove a cgroup and those below it. Gone already is fine; EBUSY: something lives there."""
+    try:
+        os.rmdir(folder)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+    for path in subtree(folder):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            continue

@@ -1,0 +1,161 @@
+"""cgroup v1 (and hybrid): a folder in each mounted hierarchy.
+
+Attaching is the dear part: the first write to a cgroup.procs waits for a grace period
+of the kernel's (5 to 20 ms), the ones right after it do not. So all hierarchies are
+joined in one go, and the runtime does it while the container's own process is busy
+with its mounts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from gantry.cgroups import files, v1_set, v1_stats
+from gantry.cgroups.layout import Layout, absolute, own_paths
+from gantry.cgroups.stats import Stats
+from gantry.model.resources import Resources
+
+_FREEZE_SECONDS = 10.0
+# Joined only when a limit needs them: a new cpuset costs ten times the others.
+_ON_DEMAND = frozenset(("cpuset", "hugetlb", "net_cls", "net_prio", "rdma", "perf_event", "misc"))
+
+
+class V1Cgroup:
+    """A container's cgroup under v1. `folders`: controller → folder."""
+
+    def __init__(self, layout: Layout, folders: dict[str, str]) -> None:
+        self._layout = layout
+        self._folders = folders
+
+    unit = ""
+
+    @classmethod
+    def of_path(cls, layout: Layout, path: str, resources: Resources) -> V1Cgroup:
+        """The cgroup that `path` (a spec's cgroupsPath) means in every hierarchy needed."""
+        own = {} if path.startswith("/") else own_paths()
+        folders = {}
+        for controller, mount_point in layout.controllers.items():
+            if controller in _ON_DEMAND and not v1_set.needs(controller, resources):
+                continue
+            place = absolute(path, own.get(controller, "/"))
+            folders[controller] = mount_point + ("" if place == "/" else place)
+        if layout.unified:
+            place = absolute(path, own.get("", "/"))
+            folders[""] = layout.unified + ("" if place == "/" else place)
+        return cls(layout, folders)
+
+    def create(self, resources: Resources) -> None:
+        made: list[str] = []
+        try:
+            for controller, folder in self._folders.items():
+                if files.make(folder):
+                    made.append(folder)
+                if controller == "cpuset":
+                    v1_set.inherit_cpuset(folder, self._layout.controllers["cpuset"])
+            v1_set.apply(self._folders, resources)
+        except BaseException:
+            for folder in made:
+                try:
+                    files.remove(folder)
+                except OSError:
+                    continue
+            raise
+
+    def attach(self, pid: int) -> None:
+        text = str(pid)
+        for folder in dict.fromkeys(self._folders.values()):
+            files.write(folder, "cgroup.procs", text)
+
+    def set(self, resources: Resources) -> None:
+        for controller in _ON_DEMAND:
+            if controller not in self._folders and v1_set.needs(controller, resources):
+                self._join_late(controller)
+        v1_set.apply(self._folders, resources)
+
+    def _join_late(self, controller: str) -> None:
+        """Make the folder of a controller that an update is the first to need."""
+        mount_point = self._layout.controllers.get(controller)
+        known = self._folders.get("memory") or self._folders.get("pids")
+        if mount_point is None or known is None:
+            raise OSError(errno.ENOENT, f"the {controller} cgroup controller is not mounted")
+        root = self._layout.controllers["memory" if "memory" in self._folders else "pids"]
+        folder = mount_point + known[len(root) :]
+        files.make(folder)
+        if controller == "cpuset":
+            v1_set.inherit_cpuset(folder, mount_point)
+        self._folders[controller] = folder
+        for pid in self.pids():
+            try:
+                files.write(folder, "cgroup.procs", str(pid))
+            except ProcessLookupError:
+                continue
+
+    def paths(self) -> dict[str, str]:
+        return dict(self._folders)
+
+    def _main(self) -> str:
+        for controller in ("pids", "memory", "devices", "freezer", ""):
+            if controller in self._folders:
+                return self._folders[controller]
+        return next(iter(self._folders.values()))
+
+    def pids(self) -> list[int]:
+        found: list[int] = []
+        for folder in reversed(files.subtree(self._main())):
+            found.extend(files.numbers(folder, "cgroup.procs"))
+        return found
+
+    def freeze(self) -> None:
+        folder = self._freezer()
+        deadline = time.monotonic() + _FREEZE_SECONDS
+        pause = 0.0005
+        while time.monotonic() < deadline:
+            # Written again each time: a process that forks while freezing slips past it.
+            files.write(folder, "freezer.state", "FROZEN")
+            if files.read(folder, "freezer.state") == "FROZEN":
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        files.write(folder, "freezer.state", "THAWED")
+        raise TimeoutError(errno.ETIMEDOUT, "unable to freeze", folder)
+
+    def thaw(self) -> None:
+        files.write(self._freezer(), "freezer.state", "THAWED")
+
+    def frozen(self) -> bool:
+        folder = self._folders.get("freezer")
+        return folder is not None and files.read_or(folder, "freezer.state") in (
+            "FROZEN",
+            "FREEZING",
+        )
+
+    def _freezer(self) -> str:
+        folder = self._folders.get("freezer")
+        if folder is None:
+            raise OSError(errno.EOPNOTSUPP, "the freezer cgroup controller is not mounted")
+        return folder
+
+    def kill(self) -> bool:
+        folder = self._folders.get("")
+        if folder is None:
+            return False
+        try:
+            files.write(folder, "cgroup.kill", "1")
+        except OSError:
+            return False
+        return True
+
+    def stats(self) -> Stats:
+        return v1_stats.read(self._folders)
+
+    def oom_kills(self) -> int:
+        folder = self._folders.get("memory")
+        return files.table(folder, "memory.oom_control").get("oom_kill", 0) if folder else 0
+
+    def destroy(self) -> None:
+        for folder in dict.fromkeys(self._folders.values()):
+            if os.path.ismount(folder):  # never the root of a hierarchy
+                continue
+            files.remove(folder)

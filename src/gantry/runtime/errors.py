@@ -1,0 +1,43 @@
+"""The one error a runtime raises, and how a failed call reads in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from gantry.model.errors import StartFailed
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+FAILED = 128
+
+
+class RuntimeFailure(StartFailed):
+    """The container, or a process in it, could not be made; everything is undone.
+
+    `str()` is one line, worded as runc words it; `exit_code` is what `docker run` exits
+    with: 127 not found, 126 not executable, 128 anything else.
+    """
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(" ".join(message.split("\n")), exit_code)
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error: "call path: text" for an OSError, lower case, no full stop."""
+    if isinstance(error, OSError) and error.errno is not None:
+        text = error.strerror or os.strerror(error.errno).lower()
+        if ": " not in text and text[:1].isupper() and not text[1:2].isupper():
+            text = text[0].lower() + text[1:]
+        return f"{text}: {error.filename}" if error.filename is not None else text
+    return str(error) or type(error).__name__
+
+
+def exec_failure(name: str, error: OSError) -> RuntimeFailure:
+    """execve(2) failed: runc's text and Docker's exit code for it."""
+    number = error.errno or 0
+    text = os.strerror(number).lower()
+    missing = (errno.ENOENT, errno.ENOTDIR)
+    denied = (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR)
+    code = NOT_FOUND if number in missing else NOT_EXECUTABLE if number in denied else FAILED
+    return RuntimeFailure(f"exec {name}: {text}", code)

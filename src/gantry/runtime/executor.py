@@ -1,0 +1,157 @@
+"""Another process in a running container: join everything that init is in, then execve."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gantry.cgroups.group import Cgroup
+from gantry.kernel import syscalls
+from gantry.oci import runtime_spec as oci
+from gantry.runtime import (
+    console,
+    handshake,
+    identity,
+    init,
+    plan,
+    schedule,
+    seccomp,
+    security,
+    spawn,
+    state,
+)
+from gantry.runtime.errors import FAILED, RuntimeFailure, describe
+from gantry.runtime.finalize import enter_process, execute
+from gantry.runtime.handshake import Channel
+from gantry.runtime.launch import failure_of, kill_and_reap
+from gantry.runtime.plan import ProcessPlan
+from gantry.runtime.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class ExecProcess:
+    """An exec'ed process: a child of the caller. console: the terminal's master, if any."""
+
+    pid: int
+    console: int | None = None
+
+
+def run(
+    kept: State,
+    cgroup: Cgroup,
+    process: oci.Process,
+    stdio: tuple[int, int, int] | None,
+    *,
+    root: str,
+    sub_cgroup: str = "",
+    preserve_fds: int = 0,
+) -> ExecProcess:
+    """Container.exec; see there."""
+    program = seccomp.by_key(kept.seccomp, f"{root}/.seccomp") if kept.seccomp else None
+    thought = plan.plan_process(
+        process,
+        oci.Linux(),
+        stdio=stdio,
+        preserve_fds=preserve_fds,
+        seccomp=program,
+        keyring="" if kept.no_new_keyring else f"_ses.{kept.id}",
+    )
+    with ExitStack() as always, ExitStack() as undo:
+        pidfd = syscalls.pidfd_open(kept.init_pid)
+        always.callback(os.close, pidfd)
+        if state.start_time_of(kept.init_pid) != kept.init_start_time:
+            raise RuntimeFailure("cannot exec in a stopped container")
+        ours, theirs = handshake.pair()
+        always.callback(ours.close)
+
+        def child() -> NoReturn:
+            ours.close()
+            become(thought, kept, pidfd, theirs)
+
+        has_pid = bool(kept.namespaces & syscalls.CLONE_NEWPID)
+        try:
+            pid = spawn.fork_into_pid_namespace(child, new=False, fd=pidfd if has_pid else None)
+        finally:
+            theirs.close()
+        undo.callback(kill_and_reap, pid)
+        cgroup.attach(pid)
+        ours.send(handshake.GO)
+        terminal = _converse(ours, undo)
+        undo.pop_all()
+        return ExecProcess(pid, terminal)
+
+
+def _converse(channel: Channel, undo: ExitStack) -> int | None:
+    terminal: int | None = None
+    ready = False
+    while True:
+        kind, body, fd = channel.receive()
+        if kind == handshake.CONSOLE and fd is not None:
+            terminal = fd
+            undo.callback(os.close, fd)
+        elif kind == handshake.READY:
+            ready = True
+        elif kind == handshake.FAILED:
+            raise failure_of(body)
+        elif kind == b"":
+            if ready:
+                return terminal
+            raise RuntimeFailure("the process was killed before it was ready")
+
+
+def become(process: ProcessPlan, kept: State, pidfd: int, channel: Channel) -> NoReturn:
+    """The child: as init, but everything is there already. Never returns."""
+    code = 1
+    try:
+        init.forbid_imports()
+        identity.reset_signals()
+        # Before anything is joined: a process of the container must not be able to look
+        # into this one, which still holds the host's rights (CVE-2016-9962).
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        os.umask(0)
+        os.setsid()
+        security.set_oom_score(process.oom_score_adj)
+        schedule.set_affinity(process.affinity[0])
+        if channel.receive()[0] != handshake.GO:
+            os._exit(1)
+        schedule.set_affinity(process.affinity[1])
+        identity.set_limits(process.identity)
+        flags = kept.namespaces & ~syscalls.CLONE_NEWPID
+        if flags:
+            # One call: the kernel takes all of them or none.
+            syscalls.setns(pidfd, flags)
+        security.join_keyring(process, user_namespace=kept.user_namespace)
+        if process.terminal:
+            _open_terminal(process, channel)
+        security.prepare_labels(process, -1)
+        schedule.apply(process)
+        path = enter_process(process, channel)
+        channel.send(handshake.READY)
+        execute(process, path, channel)
+    except RuntimeFailure as error:
+        channel.fail(str(error), error.exit_code)
+        code = error.exit_code
+    except BaseException as error:
+        channel.fail(describe(error), FAILED)
+    finally:
+        os._exit(code)
+
+
+def _open_terminal(process: ProcessPlan, channel: Channel) -> None:
+    """A terminal of the container's devpts, found at its usual place and proven to be one."""
+    folder = os.open("/dev/pts", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if syscalls.fstatfs_type(folder) != syscalls.DEVPTS_MAGIC:
+            raise RuntimeFailure("/dev/pts in the container is not a devpts")
+        master, slave = console.open_pair("ptmx", dirfd=folder)
+    finally:
+        os.close(folder)
+    if process.console_size is not None:
+        console.set_size(master, *process.console_size)
+    channel.send(handshake.CONSOLE, b"", master)
+    os.close(master)
+    console.take(slave)
+    if slave > 2:
+        os.close(slave)

@@ -1,0 +1,197 @@
+"""The last steps to execve, the same for a container's init and for an exec'ed process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NoReturn
+
+from gantry.kernel import syscalls
+from gantry.runtime import handshake, identity, seccomp, security
+from gantry.runtime.errors import (
+    FAILED,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    RuntimeFailure,
+    describe,
+    exec_failure,
+)
+from gantry.runtime.handshake import Channel
+from gantry.runtime.plan import ProcessPlan
+
+_PASSWD_MAX = 1 << 20
+
+
+def enter_process(process: ProcessPlan, channel: Channel) -> bytes:
+    """Drop everything the process shall not have; return what to execute.
+
+    Called inside the container's root. Raises RuntimeFailure when args[0] is not there
+    or not executable: the last moment at which that is still an error of `create`.
+    """
+    who = process.identity
+    _place_stdio(process)
+    # Every other fd is closed by execve at the latest: none may lead to the host
+    # (CVE-2024-21626).
+    syscalls.close_range(3 + process.preserve_fds, flags=syscalls.CLOSE_RANGE_CLOEXEC)
+    if not who.no_new_privs:
+        # Loading a filter takes CAP_SYS_ADMIN or no_new_privs: now, or never.
+        load_seccomp(process, channel)
+    else:
+        identity.no_new_privs()
+    identity.drop_bounding(who)
+    _chdir(process.cwd, early=True)
+    identity.own_stdio(who.uid)
+    identity.become_user(who)
+    _chdir(process.cwd, early=False)
+    identity.apply_capabilities(who)
+    os.umask(who.umask)
+    return look_up(process)
+
+
+def _place_stdio(process: ProcessPlan) -> None:
+    """The caller's three fds onto 0, 1, 2 (from above, so that none overwrites another)."""
+    if process.stdio is None or process.terminal:
+        return
+    high = [syscalls.dup_above(fd, 64 + process.preserve_fds) for fd in process.stdio]
+    for number, fd in enumerate(high):
+        os.dup2(fd, number)
+        os.close(fd)
+
+
+def _chdir(cwd: str, *, early: bool) -> None:
+    """Go to the working directory, as root first and as the user again: either may be the
+    one that can. And be sure that it is inside: the kernel names a folder that is not
+    "(unreachable)"."""
+    try:
+        os.chdir(cwd)
+    except PermissionError as error:
+        if early:
+            return
+        raise RuntimeFailure(
+            f'chdir to cwd ("{cwd}") set in config.json failed: {describe(error)}', NOT_EXECUTABLE
+        )
+    except OSError as error:
+        raise RuntimeFailure(
+            f'chdir to cwd ("{cwd}") set in config.json failed: '
+            f"{os.strerror(error.errno or 0).lower()}",
+            NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else FAILED,
+        )
+    try:
+        here = os.getcwdb()
+    except OSError:
+        here = b""
+    if not here.startswith(b"/"):
+        raise RuntimeFailure(
+            "current working directory is outside of container mount namespace root "
+            "-- possible container breakout detected"
+        )
+
+
+def environment(process: ProcessPlan) -> list[bytes]:
+    """The process's environment; HOME from the container's /etc/passwd when it has none."""
+    found: dict[bytes, bytes] = {}
+    for word in process.env:
+        raw = os.fsencode(word)
+        key, _, _ = raw.partition(b"=")
+        found[key] = raw  # a name given twice: the last one counts, as in runc
+    if not found.get(b"HOME", b"").removeprefix(b"HOME="):
+        found[b"HOME"] = b"HOME=" + home_of(process.identity.uid)
+    return list(found.values())
+
+
+def home_of(uid: int) -> bytes:
+    """The home folder in this root's /etc/passwd, "/" when it says nothing.
+
+    The file is the image's: only a regular file is read, and not more than a megabyte.
+    """
+    try:
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return b"/"
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b"/"
+        data = os.read(fd, _PASSWD_MAX)
+    except OSError:
+        return b"/"
+    finally:
+        os.close(fd)
+    wanted = b"%d" % uid
+    for line in data.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) >= 6 and fields[2] == wanted:
+            return fields[5] or b"/"
+    return b"/"
+
+
+def look_up(process: ProcessPlan) -> bytes:
+    """args[0] as execve takes it: by PATH unless it has a slash.
+
+    Errors are runc's (Go's exec.LookPath), because dockerd's exit codes are read from
+    their texts.
+    """
+    name = process.args[0]
+    if "/" in name:
+        _check_executable(name, name)
+        return os.fsencode(name)
+    path = ""
+    for word in process.env:
+        if word.startswith("PATH="):
+            path = word[5:]
+    denied = False
+    for folder in path.split(":") if path else ():
+        candidate = f"{folder or '.'}/{name}"
+        try:
+            status = os.stat(candidate)
+        except PermissionError:
+            denied = True
+            continue
+        except OSError:
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            continue
+        if not os.access(candidate, os.X_OK, effective_ids=True):
+            denied = True
+            continue
+        return os.fsencode(candidate)
+    if denied:
+        raise RuntimeFailure(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
+    raise RuntimeFailure(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
+
+
+def _check_executable(shown: str, path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        text = os.strerror(error.errno or 0).lower()
+        code = NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+        raise RuntimeFailure(f'exec: "{shown}": stat {path}: {text}', code)
+    if stat.S_ISDIR(status.st_mode):
+        raise RuntimeFailure(f'exec: "{shown}": is a directory', NOT_EXECUTABLE)
+    if not status.st_mode & 0o111:
+        raise RuntimeFailure(f'exec: "{shown}": permission denied', NOT_EXECUTABLE)
+
+
+def load_seccomp(process: ProcessPlan, channel: Channel) -> None:
+    """Load the filter; a listener's fd goes to the caller."""
+    if process.seccomp is None:
+        return
+    listener = seccomp.install(process.seccomp)
+    if listener is not None:
+        channel.send(handshake.NOTIFY, b"", listener)
+        os.close(listener)
+
+
+def execute(process: ProcessPlan, path: bytes, channel: Channel) -> NoReturn:
+    """The filter that needs no rights, and execve. Raises when the kernel refuses."""
+    argv = [os.fsencode(word) for word in process.args]
+    env = environment(process)
+    security.set_exec_label(process)
+    if process.identity.no_new_privs:
+        load_seccomp(process, channel)
+    try:
+        syscalls.execve(path, argv, env)
+    except OSError as error:
+        raise exec_failure(os.fsdecode(path), error)
+    raise AssertionError("execve returned")

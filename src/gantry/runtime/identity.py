@@ -1,0 +1,170 @@
+"""Who the container's process is: limits, groups, ids, capabilities. Order is everything."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import stat
+from collections.abc import Mapping
+from typing import Final
+
+from gantry.kernel import capabilities, syscalls
+from gantry.model.record import Record
+from gantry.oci.runtime_spec import Process, Rlimit
+from gantry.runtime.errors import RuntimeFailure
+
+RLIMITS: Final[Mapping[str, int]] = {
+    f"RLIMIT_{name}": number
+    for number, name in enumerate(
+        (
+            "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS",
+            "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+        )
+    )
+}  # fmt: skip
+_INFINITY: Final = 2**64 - 1
+
+
+class Identity(Record):
+    """A process's rights, as numbers: nothing is looked up after the fork.
+
+    Capability fields are bit sets; `keep` says whether there is a capabilities block at
+    all (without one the process keeps what it has).
+    """
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int
+    limits: tuple[tuple[int, int, int], ...]
+    keep: bool
+    bounding: int
+    effective: int
+    permitted: int
+    inheritable: int
+    ambient: int
+    no_new_privs: bool
+    last_capability: int
+    set_groups: bool = True
+
+
+def limits(rlimits: tuple[Rlimit, ...]) -> tuple[tuple[int, int, int], ...]:
+    """(number, soft, hard) of each; the setter takes -1 for no limit."""
+    found: dict[int, tuple[int, int, int]] = {}
+    for limit in rlimits:
+        number = RLIMITS.get(limit.type)
+        if number is None:
+            raise RuntimeFailure(f"invalid rlimit type: {limit.type}")
+        if number in found:
+            raise RuntimeFailure(f"process.rlimits: {limit.type} is given twice")
+        soft = -1 if limit.soft >= 2**63 else limit.soft
+        hard = -1 if limit.hard >= 2**63 else limit.hard
+        found[number] = (number, soft, hard)
+    return tuple(found.values())
+
+
+def of_process(process: Process) -> Identity:
+    """Translate a spec's process. Raises RuntimeFailure for what makes no sense."""
+    caps = process.capabilities
+    sets = {"bounding": 0, "effective": 0, "permitted": 0, "inheritable": 0, "ambient": 0}
+    if caps is not None:
+        for name in sets:
+            # Unknown names are passed over with a warning, as runc does (runtime-spec).
+            sets[name], _ = capabilities.bits(getattr(caps, name))
+    user = process.user
+    return Identity(
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.additional_gids,
+        umask=0o022 if user.umask is None else user.umask & 0o7777,
+        limits=limits(process.rlimits),
+        keep=caps is not None,
+        no_new_privs=process.no_new_privileges,
+        last_capability=capabilities.last(),
+        bounding=sets["bounding"],
+        effective=sets["effective"],
+        permitted=sets["permitted"],
+        inheritable=sets["inheritable"],
+        ambient=sets["ambient"],
+    )
+
+
+def set_limits(identity: Identity) -> None:
+    """setrlimit(2) for each limit. EPERM: raising needs rights that are not there."""
+    for number, soft, hard in identity.limits:
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (OSError, ValueError) as error:
+            name = next(key for key, value in RLIMITS.items() if value == number)
+            raise OSError(
+                getattr(error, "errno", None) or 22, f"error setting rlimit {name}: {error}"
+            )
+
+
+def reset_signals() -> None:
+    """Every signal at its default and unblocked (Python ignores SIGPIPE and SIGXFSZ)."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD,
+                   signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):  # fmt: skip
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def own_stdio(uid: int) -> None:
+    """Give fds 0 to 2 to the user, so that /dev/stdout can be opened again by its path.
+
+    /dev/null stays root's, as does what cannot be given away (read-only, foreign ids).
+    """
+    for fd in (0, 1, 2):
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            continue
+        if status.st_uid == uid:
+            continue
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+            continue
+        try:
+            os.fchown(fd, uid, -1)
+        except OSError:
+            continue
+
+
+def drop_bounding(identity: Identity) -> None:
+    """Take everything that is not in the spec out of the bounding set (needs SETPCAP)."""
+    if not identity.keep:
+        return
+    for number in range(identity.last_capability + 1):
+        if not identity.bounding >> number & 1:
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+
+
+def become_user(identity: Identity) -> None:
+    """Groups, then gid, then uid; capabilities survive until `apply_capabilities`."""
+    if identity.keep:
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+    if identity.set_groups:
+        os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def apply_capabilities(identity: Identity) -> None:
+    """The final sets. Inheritable is empty unless the spec fills it (CVE-2022-29162)."""
+    if not identity.keep:
+        return
+    syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
+    syscalls.capset(identity.effective, identity.permitted, identity.inheritable)
+    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    if identity.ambient:
+        for number in range(identity.last_capability + 1):
+            # The kernel wants an ambient capability in permitted and inheritable as well;
+            # runc passes over those that are not, with a warning.
+            wanted = identity.ambient & identity.permitted & identity.inheritable
+            if wanted >> number & 1:
+                syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
+
+
+def no_new_privs() -> None:
+    """prctl(PR_SET_NO_NEW_PRIVS)."""
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)

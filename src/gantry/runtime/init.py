@@ -1,0 +1,169 @@
+"""Init: the forked process that becomes the container's first one.
+
+In order, each step needing the ones before it:
+
+ 1. cut off what the caller had: signals, dumpable, imports
+ 2. join and make namespaces
+ 3. keyring, loopback, root, mounts, devices  (while the caller makes the cgroup)
+ 4. cgroup namespace, once the caller has attached us
+ 5. hooks on the host's side, then createContainer, then pivot_root
+ 6. terminal, names, sysctl, covers, read-only root
+ 7. scheduling, limits, seccomp without no_new_privs (it needs the rights that go next)
+ 8. bounding set, user, capabilities, working directory
+ 9. READY; the byte on exec.fifo; startContainer hooks
+10. seccomp with no_new_privs; execve
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import NoReturn
+
+from gantry.kernel import netlink, syscalls
+from gantry.runtime import console, dev, handshake, hooks, namespaces, schedule, security
+from gantry.runtime.errors import FAILED, RuntimeFailure, describe
+from gantry.runtime.finalize import enter_process, execute
+from gantry.runtime.handshake import Channel
+from gantry.runtime.identity import reset_signals, set_limits
+from gantry.runtime.plan import InitPlan
+from gantry.runtime.rootfs import Rootfs
+
+
+def forbid_imports() -> None:
+    """From here on, an import is a failure: a container's files must never be loaded
+    into a process that still has rights (CVE-2019-14271)."""
+
+    def refuse(name: str, *_: object, **__: object) -> object:
+        raise RuntimeFailure(f"import of {name} on the way into a container")
+
+    builtins.__import__ = refuse  # type: ignore[assignment]  # never called with success
+
+
+def run(plan: InitPlan, channel: Channel) -> NoReturn:
+    """Become the container's process, or report why not and exit. Never returns."""
+    code = 1
+    try:
+        forbid_imports()
+        Init(plan, channel).go()
+    except RuntimeFailure as error:
+        channel.fail(str(error), error.exit_code)
+        code = error.exit_code
+    except BaseException as error:
+        channel.fail(describe(error), FAILED)
+    finally:
+        os._exit(code)
+
+
+class Init:
+    """The steps; see the module's list."""
+
+    def __init__(self, plan: InitPlan, channel: Channel) -> None:
+        self.plan = plan
+        self.channel = channel
+        self._in_cgroup = False
+        self.rootfs = Rootfs(plan, self.wait_for_cgroup)
+
+    def go(self) -> NoReturn:
+        plan = self.plan
+        process = plan.process
+        reset_signals()
+        # Nobody who shares a pid or user namespace with us may look into this process.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        os.umask(0)
+        os.setsid()
+        if not plan.namespaces.has("user"):
+            security.set_oom_score(process.oom_score_adj)
+        self._enter_namespaces()
+        security.join_keyring(process, user_namespace=plan.namespaces.has("user"))
+        if plan.loopback:
+            netlink.link_up("lo")
+        if plan.hostname:
+            syscalls.sethostname(plan.hostname)
+        if plan.domainname:
+            syscalls.setdomainname(plan.domainname)
+        self._build_rootfs()
+        self._settle_process()
+
+    def _enter_namespaces(self) -> None:
+        plan = self.plan
+        namespaces.enter(plan.namespaces, skip=("user", "pid", "cgroup", "time"))
+        if plan.namespaces.makes("time"):
+            syscalls.unshare(syscalls.CLONE_NEWTIME)
+            namespaces.set_time_offsets(plan.time_offsets)
+        for kind in ("time", "cgroup"):
+            fd = plan.namespaces.join_fd(kind)
+            if fd is not None:
+                syscalls.setns(fd, namespaces.FLAGS[kind])
+
+    def wait_for_cgroup(self) -> None:
+        """Until the caller has attached us; then the cgroup namespace can be made."""
+        if self._in_cgroup:
+            return
+        kind, _, _ = self.channel.receive()
+        if kind != handshake.GO:
+            os._exit(1)  # the caller is gone, or has given up: it knows why
+        self._in_cgroup = True
+        if self.plan.namespaces.makes("cgroup"):
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+    def _build_rootfs(self) -> None:
+        plan, rootfs = self.plan, self.rootfs
+        rootfs.take_root()
+        rootfs.mount_all()
+        self.wait_for_cgroup()
+        if plan.hooks.prestart or plan.hooks.create_runtime:
+            self.channel.send(handshake.HOOKS)
+            if self.channel.receive()[0] != handshake.HOOKS_DONE:
+                os._exit(1)
+        if plan.hooks.create_container:
+            hooks.run("createContainer", plan.hooks.create_container, plan.state)
+        rootfs.ensure_cwd()
+        if plan.process.terminal:
+            self._open_terminal()
+        # AppArmor and sysctls are written through a procfs of our own making.
+        security.prepare_labels(plan.process, rootfs.proc)
+        security.write_sysctls(plan.sysctl, rootfs.proc)
+        rootfs.cover()
+        rootfs.pivot()
+        rootfs.finish()
+
+    def _open_terminal(self) -> None:
+        rootfs, process = self.rootfs, self.plan.process
+        if rootfs.devpts >= 0:
+            master, slave = console.open_pair("ptmx", dirfd=rootfs.devpts)
+        else:
+            master, slave = console.open_pair("/dev/ptmx")
+        if process.console_size is not None:
+            console.set_size(master, *process.console_size)
+        dev.bind_console(rootfs.root, slave)
+        self.channel.send(handshake.CONSOLE, b"", master)
+        os.close(master)
+        console.take(slave)
+        if slave > 2:
+            os.close(slave)
+
+    def _settle_process(self) -> NoReturn:
+        plan = self.plan
+        process = plan.process
+        rootfs = self.rootfs
+        rootfs.close()
+        schedule.apply(process)
+        if not plan.namespaces.has("user"):
+            set_limits(process.identity)
+        path = enter_process(process, self.channel)
+        self._wait_for_start()
+        if plan.hooks.start_container:
+            hooks.run("startContainer", plan.hooks.start_container, plan.state, process.env)
+        execute(process, path, self.channel)
+
+    def _wait_for_start(self) -> None:
+        """READY, and with a fifo the wait for `start`'s byte."""
+        self.channel.send(handshake.READY)
+        fifo = self.plan.fifo
+        if fifo is None:
+            return
+        # The fifo was opened for reading and writing: a read waits for a byte, and there
+        # is no end of file before it.
+        os.read(fifo, 1)
+        os.close(fifo)

@@ -1,0 +1,355 @@
+"""The caller's side of a start; handshake.py has the picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import NoReturn
+
+from gantry.cgroups import manager
+from gantry.cgroups.group import Cgroup
+from gantry.kernel import syscalls
+from gantry.model import mount as neutral
+from gantry.model.record import Record
+from gantry.model.resources import Resources
+from gantry.oci import runtime_spec as oci
+from gantry.runtime import (
+    handshake,
+    hooks,
+    init,
+    namespaces,
+    notify,
+    plan,
+    seccomp,
+    spawn,
+    state,
+    userns,
+    validate,
+)
+from gantry.runtime.errors import RuntimeFailure
+from gantry.runtime.handshake import Channel
+from gantry.runtime.plan import InitPlan
+from gantry.runtime.seccomp import Program
+from gantry.runtime.state import State
+
+
+class Pending:
+    """A created process that waits for `start`: the channel on which it will fail or run."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def wait_exec(self, pid: int) -> None:
+        """Until execve has happened. RuntimeFailure: it has not."""
+        kind, body, _ = self._channel.receive()
+        self.close()
+        if kind == handshake.FAILED:
+            raise failure_of(body)
+
+    def close(self) -> None:
+        """Forget it."""
+        self._channel.close()
+
+
+class Launched(Record):
+    """The result of `launch`."""
+
+    state: State
+    cgroup: Cgroup
+    console: int | None
+    pending: Pending | None
+
+
+def failure_of(body: bytes) -> RuntimeFailure:
+    """The error that a FAILED message carries."""
+    return RuntimeFailure(body[1:].decode("utf-8", "replace"), body[0] if body else 128)
+
+
+def wait_exit(pid: int, seconds: float) -> bool:
+    """Wait for any process to end (not reaping it); False when the time is over."""
+    try:
+        pidfd = syscalls.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def kill_and_reap(pid: int) -> None:
+    """End a child of ours and wait for it."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def launch(
+    spec: oci.Spec,
+    *,
+    container_id: str,
+    bundle: str,
+    root: str,
+    rootfs_mounts: tuple[neutral.Mount, ...],
+    namespace_fds: Mapping[str, int],
+    stdio: tuple[int, int, int] | None,
+    preserve_fds: int,
+    systemd_cgroup: bool,
+    start_now: bool,
+    no_pivot: bool,
+    keyring: bool,
+) -> Launched:
+    """Container.create, step by step; see there."""
+    validate.spec(spec)
+    linux = spec.linux or oci.Linux()
+    resources = plan.plan_resources(linux.resources)
+    with ExitStack() as always, ExitStack() as undo:
+        folder = state.reserve(root, container_id)
+        undo.callback(state.remove, folder)
+        opened: list[int] = []
+        always.callback(_close_all, opened)
+        spaces = namespaces.gather(linux, namespace_fds, opened)
+        cgroup = manager.plan(linux.cgroups_path, container_id, resources, systemd=systemd_cgroup)
+        program = None
+        if linux.seccomp is not None:
+            program = seccomp.program(linux.seccomp, f"{root}/.seccomp")
+        kept = _state_of(
+            spec, linux, cgroup,
+            container_id=container_id, bundle=bundle, flags=spaces.all, program=program,
+        )  # fmt: skip
+        fifo = None
+        if not start_now:
+            fifo = _make_fifo(f"{folder}/{state.FIFO}", linux)
+            always.callback(os.close, fifo)
+        thought = _plan(
+            spec, linux, kept, cgroup, spaces,
+            program=program, rootfs_mounts=rootfs_mounts, stdio=stdio, preserve_fds=preserve_fds,
+            fifo=fifo, no_pivot=no_pivot, keyring=keyring,
+        )  # fmt: skip
+        ours, theirs = handshake.pair()
+        undo.callback(ours.close)
+        try:
+            pid = _fork_init(thought, linux, ours, theirs, undo)
+        finally:
+            theirs.close()
+        _join_cgroup(cgroup, resources, pid, ours, undo)
+        console = _converse(ours, spec, kept, pid, linux, start_now=start_now, undo=undo)
+        kept = kept.replace(init_pid=pid, init_start_time=state.start_time_of(pid))
+        state.save(folder, kept)
+        undo.pop_all()
+        pending: Pending | None = Pending(ours)
+        if start_now:
+            ours.close()
+            pending = None
+        return Launched(state=kept, cgroup=cgroup, console=console, pending=pending)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _state_of(
+    spec: oci.Spec,
+    linux: oci.Linux,
+    cgroup: Cgroup,
+    *,
+    container_id: str,
+    bundle: str,
+    flags: int,
+    program: Program | None,
+) -> State:
+    assert spec.root is not None
+    rootfs = os.path.realpath(os.path.join(bundle, spec.root.path))
+    spec_hooks = spec.hooks or oci.Hooks()
+    return State(
+        id=container_id,
+        bundle=bundle,
+        rootfs=rootfs,
+        init_pid=0,
+        init_start_time=0,
+        created=time.time_ns(),
+        namespaces=flags,
+        cgroup_paths=cgroup.paths(),
+        cgroup_path=linux.cgroups_path or f"/{container_id}",
+        systemd_unit=cgroup.unit,
+        seccomp="" if program is None else program.key,
+        annotations=spec.annotations,
+        poststart=spec_hooks.poststart,
+        poststop=spec_hooks.poststop,
+        rootless=os.geteuid() != 0,
+        user_namespace=bool(flags & syscalls.CLONE_NEWUSER),
+        oci_version=spec.oci_version,
+        config={
+            "hostname": spec.hostname,
+            "readonlyfs": spec.root.readonly,
+            "namespaces": [
+                {"type": f"NEW{_GO_TYPES[n.type]}", "path": n.path} for n in linux.namespaces
+            ],
+        },
+    )
+
+
+_GO_TYPES = {
+    "pid": "PID",
+    "network": "NET",
+    "mount": "NS",
+    "ipc": "IPC",
+    "uts": "UTS",
+    "user": "USER",
+    "cgroup": "CGROUP",
+    "time": "TIME",
+}
+
+
+def _make_fifo(path: str, linux: oci.Linux) -> int:
+    """The exec fifo, open for both ways: its reader waits, and never sees an end of file."""
+    os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _plan(
+    spec: oci.Spec,
+    linux: oci.Linux,
+    kept: State,
+    cgroup: Cgroup,
+    spaces: namespaces.Namespaces,
+    *,
+    program: Program | None,
+    rootfs_mounts: tuple[neutral.Mount, ...],
+    stdio: tuple[int, int, int] | None,
+    preserve_fds: int,
+    fifo: int | None,
+    no_pivot: bool,
+    keyring: bool,
+) -> InitPlan:
+    assert spec.root is not None and spec.process is not None
+    mounts = plan.plan_mounts(spec.mounts, kept.bundle)
+    return InitPlan(
+        container_id=kept.id,
+        rootfs=kept.rootfs,
+        readonly=spec.root.readonly,
+        propagation=plan.propagation_of(linux.rootfs_propagation),
+        rootfs_mounts=rootfs_mounts,
+        namespaces=spaces,
+        mounts=mounts,
+        devices=plan.plan_devices(linux.devices),
+        setup_dev=plan.needs_dev(mounts),
+        masked=linux.masked_paths,
+        readonly_paths=linux.readonly_paths,
+        sysctl=linux.sysctl,
+        hostname=spec.hostname,
+        domainname=spec.domainname,
+        time_offsets=linux.time_offsets,
+        cgroup_folders=cgroup.paths(),
+        loopback=spaces.makes("network"),
+        process=plan.plan_process(
+            spec.process,
+            linux,
+            stdio=stdio,
+            preserve_fds=preserve_fds,
+            seccomp=program,
+            keyring=f"_ses.{kept.id}" if keyring else "",
+        ),
+        hooks=spec.hooks or oci.Hooks(),
+        state=json.dumps(state.oci_state(kept, "creating", 0)).encode(),
+        fifo=fifo,
+        no_pivot=no_pivot,
+        mount_label=linux.mount_label,
+    )
+
+
+def _fork_init(
+    thought: InitPlan, linux: oci.Linux, ours: Channel, theirs: Channel, undo: ExitStack
+) -> int:
+    def child() -> NoReturn:
+        ours.close()
+        init.run(thought, theirs)
+
+    spaces = thought.namespaces
+    if spaces.has("user"):
+        return userns.fork_init(thought, linux, ours, theirs, undo)
+    pid = spawn.fork_into_pid_namespace(child, new=spaces.makes("pid"), fd=spaces.join_fd("pid"))
+    undo.callback(kill_and_reap, pid)
+    return pid
+
+
+def _join_cgroup(
+    cgroup: Cgroup, resources: Resources, pid: int, channel: Channel, undo: ExitStack
+) -> None:
+    """Make the cgroup and move init in, while init is busy with its mounts.
+
+    The undo order matters: the process first, then the cgroup it was in.
+    """
+    outer = undo.pop_all()
+    undo.callback(_destroy, cgroup)
+    undo.push(outer)
+    cgroup.create(resources)
+    cgroup.attach(pid)
+    channel.send(handshake.GO)
+
+
+def _destroy(cgroup: Cgroup) -> None:
+    for _ in range(20):
+        try:
+            cgroup.destroy()
+            return
+        except OSError:
+            time.sleep(0.002)
+
+
+def _converse(
+    channel: Channel,
+    spec: oci.Spec,
+    kept: State,
+    pid: int,
+    linux: oci.Linux,
+    *,
+    start_now: bool,
+    undo: ExitStack,
+) -> int | None:
+    """Answer init until it is ready (with start_now: until it has become its program)."""
+    console: int | None = None
+    ready = False
+    while True:
+        kind, body, fd = channel.receive()
+        if kind == handshake.CONSOLE and fd is not None:
+            console = fd
+            undo.callback(os.close, fd)
+        elif kind == handshake.HOOKS:
+            _host_hooks(spec, kept, pid)
+            channel.send(handshake.HOOKS_DONE)
+        elif kind == handshake.NOTIFY and fd is not None:
+            try:
+                assert linux.seccomp is not None
+                notify.forward(linux.seccomp, fd, kept, pid)
+            finally:
+                os.close(fd)
+        elif kind == handshake.READY:
+            ready = True
+            if not start_now:
+                return console
+        elif kind == handshake.FAILED:
+            raise failure_of(body)
+        elif ready:
+            return console  # the end of the channel: execve has closed it
+        else:
+            raise RuntimeFailure(
+                "container init was killed before it was ready (a memory limit too low?)"
+            )
+
+
+def _host_hooks(spec: oci.Spec, kept: State, pid: int) -> None:
+    assert spec.hooks is not None
+    document = json.dumps(state.oci_state(kept, "creating", pid)).encode()
+    hooks.run("prestart", spec.hooks.prestart, document)
+    hooks.run("createRuntime", spec.hooks.create_runtime, document)
