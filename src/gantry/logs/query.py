@@ -74,7 +74,7 @@ class Renderer:
         if self._until is not None and key > self._until:
             self.done = True
             return b""
-        if self._since is not None and key < self._since or not self._wanted.get(stream):
+        if (self._since is not None and key < self._since) or not self._wanted.get(stream):
             return b""
         start = b""
         if self._timestamps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,10 @@ class Started:
     console: int | None
 
 
+Prepared = Mapping[str, object]
+"""JSON; kept in the task's state.json."""
+
+
 class Backend(Protocol):
     """One container. All calls block. RuntimeFailed where the runtime says no.
 
@@ -27,6 +31,9 @@ class Backend(Protocol):
     """
 
     own_pids: bool
+
+    def prepare(self, spec: TaskSpec) -> Prepared:
+        """Before anything is made: what `clean` has to know, should this process die."""
 
     def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
         """Create and start; at an error nothing is left behind."""
@@ -50,8 +57,10 @@ class Backend(Protocol):
         """Processes that the kernel's memory controller has killed in the container."""
 
     def delete(self) -> None:
-        """Kill what is left, remove cgroup and state. Also for a container that a dead
-        shim has left behind. Idempotent."""
+        """Kill what is left, remove cgroup and state. Idempotent."""
+
+    def clean(self, prepared: Prepared) -> None:
+        """`delete`, for a container that a dead shim has left behind, however far it was."""
 
 
 class RuntimeFailed(Exception):

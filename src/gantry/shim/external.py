@@ -18,6 +18,7 @@ from gantry.kernel import mountapi, syscalls
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.mounts.apply import apply, unmount
 from gantry.shim.backend import (
+    Prepared,
     RuntimeFailed,
     Started,
     count_oom_kills,
@@ -52,6 +53,9 @@ class ExternalContainer:
         self._oom_files: list[str] = []
         self._execs = 0
         self.own_pids = True
+
+    def prepare(self, spec: TaskSpec) -> Prepared:
+        return {}
 
     def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
         config = json.loads(spec.spec)
@@ -121,6 +125,9 @@ class ExternalContainer:
         for _ in range(self._mounts):
             unmount(self._root)
         self._mounts = 0
+
+    def clean(self, prepared: Prepared) -> None:
+        self.delete()
 
     def _mount(self, spec: TaskSpec) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)

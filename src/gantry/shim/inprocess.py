@@ -3,56 +3,85 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Sequence
 
+from gantry.cgroups import manager
 from gantry.model.errors import GantryError
+from gantry.model.resources import Resources
 from gantry.model.task import ExecSpec, TaskSpec
-from gantry.oci import runtime_spec
+from gantry.oci import codec, runtime_spec
 from gantry.runtime.container import Container, Stdio
 from gantry.runtime.errors import RuntimeFailure
-from gantry.shim.backend import RuntimeFailed, Started, count_oom_kills, has_own_pids, oom_kills_of
+from gantry.shim.backend import Prepared, RuntimeFailed, Started, has_own_pids
+from gantry.shim.stats import runc_stats
 from gantry.shim.stdio import ChildFds
+
+_NOT_STARTED = "unable to start container process"
 
 
 class InProcessContainer:
-    """`gantry.shim.backend.Backend` by `gantry.runtime`. bundle: the task's folder."""
+    """`gantry.shim.backend.Backend` by `gantry.runtime`.
+
+    bundle: the task's folder, <exec-root>/tasks/<id>; the runtime's own state of all
+    containers (and its cache) is in <exec-root>/runtime.
+    """
 
     def __init__(self, *, container_id: str, bundle: str, systemd_cgroup: bool) -> None:
         self._id = container_id
         self._bundle = bundle
+        self._root = os.path.join(os.path.dirname(os.path.dirname(bundle)), "runtime")
         self._systemd_cgroup = systemd_cgroup
+        self._config: runtime_spec.Spec | None = None
         self._container: Container | None = None
-        self._oom_files: list[str] = []
         self.own_pids = True
 
-    def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
+    def prepare(self, spec: TaskSpec) -> Prepared:
+        """Parse the configuration; a later `clean` needs the cgroup's path of it."""
         try:
             config = runtime_spec.loads(spec.spec)
-            if config.linux is not None:
-                self.own_pids = has_own_pids((n.type, n.path) for n in config.linux.namespaces)
+        except GantryError as error:
+            raise _failed("create", error) from None
+        cgroup = ""
+        if config.linux is not None:
+            self.own_pids = has_own_pids((n.type, n.path) for n in config.linux.namespaces)
+            cgroup = config.linux.cgroups_path
+        box = runtime_spec.Box(height=spec.stdio.rows, width=spec.stdio.columns)
+        process = config.process
+        if process is not None and process.terminal and box.height and not process.console_size:
+            config = config.replace(process=process.replace(console_size=box))
+        self._config = config
+        return {"cgroup": cgroup}
+
+    def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
+        assert self._config is not None
+        config, self._config = self._config, None
+        try:
             self._container = container = Container.create(
                 config,
                 container_id=self._id,
                 bundle=self._bundle,
-                root=f"{self._bundle}/runtime",
+                root=self._root,
                 rootfs_mounts=spec.rootfs,
                 namespace_fds={} if netns is None else {"network": netns},
                 stdio=Stdio(stdio.stdin, stdio.stdout, stdio.stderr),
                 systemd_cgroup=self._systemd_cgroup,
+                start_now=True,
             )
         except RuntimeFailure as error:
-            raise RuntimeFailed(str(error), error.exit_code) from None
-        except GantryError as error:
-            raise RuntimeFailed(str(error), 128) from None
-        self._oom_files = oom_kills_of(container.pid)
+            raise _failed("create", error) from None
         return Started(container.pid, container.console)
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started:
-        process = runtime_spec.parse_process(runtime_spec.parse_json(spec.process))
         try:
+            process = runtime_spec.parse_process(runtime_spec.parse_json(spec.process))
+            if process.terminal and spec.stdio.rows and not process.console_size:
+                box = runtime_spec.Box(height=spec.stdio.rows, width=spec.stdio.columns)
+                process = process.replace(console_size=box)
             started = self._running.exec(process, Stdio(stdio.stdin, stdio.stdout, stdio.stderr))
-        except RuntimeFailure as error:
-            raise RuntimeFailed(str(error), error.exit_code) from None
+        except GantryError as error:
+            raise _failed("exec", error) from None
         return Started(started.pid, started.console)
 
     def kill_all(self, signal: int) -> None:
@@ -65,23 +94,43 @@ class InProcessContainer:
         self._running.resume()
 
     def update(self, resources: bytes) -> None:
-        self._running.update(json.loads(resources))
+        self._running.update(codec.decode(Resources, json.loads(resources), "resources"))
 
     def pids(self) -> Sequence[int]:
         return self._running.pids()
 
     def stats(self) -> bytes:
-        return json.dumps(self._running.stats()).encode()
+        return json.dumps(runc_stats(self._running.stats())).encode()
 
     def oom_kills(self) -> int:
-        return count_oom_kills(self._oom_files)
+        return self._running.oom_kills()
 
     def delete(self) -> None:
         if self._container is not None:
             self._container.delete(force=True)
+
+    def clean(self, prepared: Prepared) -> None:
+        try:
+            Container.load(self._id, self._root).delete(force=True)
+            return
+        except RuntimeFailure:
+            pass  # its shim died before the runtime had written down what there is
+        path = str(prepared.get("cgroup", ""))
+        cgroup = manager.plan(path, self._id, Resources(), systemd=self._systemd_cgroup)
+        if not cgroup.kill():
+            for pid in cgroup.pids():
+                os.kill(pid, signal.SIGKILL)
+        cgroup.destroy()
 
     @property
     def _running(self) -> Container:
         if self._container is None:
             raise RuntimeFailed("container is not running", 128)
         return self._container
+
+
+def _failed(verb: str, error: GantryError) -> RuntimeFailed:
+    """With the words that runc has in front: scripts look for them."""
+    code = error.exit_code if isinstance(error, RuntimeFailure) else 128
+    subject = "runc create" if verb == "create" else "exec"
+    return RuntimeFailed(f"{subject} failed: {_NOT_STARTED}: {error}", code)

@@ -26,11 +26,7 @@ from gantry.kernel import syscalls
 from gantry.shim.backend import Backend
 from gantry.shim.external import ExternalContainer
 from gantry.shim.folder import Folder
-
-try:
-    from gantry.shim.inprocess import InProcessContainer
-except ImportError:
-    InProcessContainer = None
+from gantry.shim.inprocess import InProcessContainer
 from gantry.shim.service import Shim
 
 GANTRY = "gantry"

@@ -68,8 +68,6 @@ class RotatedFile:
 
     def write(self, data: bytes) -> None:
         """Append whole entries; the file may get longer than its limit by one of them."""
-        if self.room <= 0:
-            self.rotate()
         if self._fd < 0:
             self._fd = self._open(os.O_APPEND)
         view = memoryview(data)
@@ -159,7 +157,6 @@ def compress(source_fd: int, target: str) -> None:
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
     try:
-        os.nice(10)
         offset = 0
         while data := os.pread(source_fd, 1 << 18, offset):
             offset += len(data)
@@ -262,16 +259,18 @@ class LineLog(Log):
             self._put(self._entries(stream, block, now))
 
     def _put(self, entries: bytes) -> None:
-        while len(entries) > max(self.file.room, 0):
-            if self.file.room <= 0:
+        """Write entries, rotating between those where moby would."""
+        while entries:
+            room = self.file.room
+            if room <= 0:
                 self.file.rotate()
-            fitting = self._fit(entries, self.file.room)
+                room = self.file.room
+            if len(entries) <= room:
+                self.file.write(entries)
+                return
+            fitting = self._fit(entries, room)
             self.file.write(entries[:fitting])
             entries = entries[fitting:]
-            if self.file.dropped and self.file.room > 0:
-                return
-        if entries:
-            self.file.write(entries)
 
 
 def split_long(block: bytes) -> Iterator[tuple[bytes, bool]]:

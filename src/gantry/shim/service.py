@@ -103,7 +103,8 @@ class Shim:
             bool(state.get("systemd_cgroup")),
         )
         if state:
-            backend.delete()
+            prepared = state.get("prepared")
+            backend.clean(prepared if isinstance(prepared, dict) else {})
         self.folder.remove()
         return words
 
@@ -120,15 +121,6 @@ class Shim:
         fds: list[int] = []
         try:
             listener = folder.listen()
-            state: dict[str, object] = {
-                "v": wire.VERSION,
-                "container": spec.container_id,
-                "shim": os.getpid(),
-                "runtime": spec.runtime,
-                "runtime_args": list(spec.runtime_args),
-                "systemd_cgroup": spec.systemd_cgroup,
-            }
-            folder.write_state(state)
             self._backend = self._make_backend(
                 spec.runtime,
                 spec.runtime_args,
@@ -136,6 +128,20 @@ class Shim:
                 folder.path,
                 spec.systemd_cgroup,
             )
+            try:
+                prepared = self._backend.prepare(spec)
+            except RuntimeFailed as error:
+                raise create_failed(error) from None
+            state: dict[str, object] = {
+                "v": wire.VERSION,
+                "container": spec.container_id,
+                "shim": os.getpid(),
+                "runtime": spec.runtime,
+                "runtime_args": list(spec.runtime_args),
+                "systemd_cgroup": spec.systemd_cgroup,
+                "prepared": prepared,
+            }
+            folder.write_state(state)
             log = open_log(spec.log, self._fork)
             spill = os.path.dirname(spec.log.path) or folder.path
             io = ProcessIO(
@@ -253,6 +259,7 @@ class Shim:
         if pid == 0:
             code = 1
             try:
+                os.nice(10)
                 work()
                 code = 0
             finally:
