@@ -65,16 +65,18 @@ def apply_layer(
     *,
     limits: Limits = Limits(),
     fresh: bool = False,
+    umask: int = 0o777,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Applied:
     """Apply all entries below the folder `root` (an fd).
 
-    fresh: the folder held nothing before. The caller's umask must be 0. ArchiveError:
+    fresh: the folder held nothing before. umask: the process's, as far as it is known; the
+    bits are set by a call more a file. ArchiveError:
     the archive is bad. NeedsParents: it must be applied on top of its parents, as
     `Flavour.PLAIN`, in the mounted whole. OSError as the kernel has it. After any of these
     the folder is half made and of no use.
     """
-    applier = _Applier(root, flavour, limits, fresh)
+    applier = _Applier(root, flavour, limits, fresh, umask)
     try:
         for entry in reader:
             applier.entry(entry, reader)
@@ -89,7 +91,9 @@ def apply_layer(
 
 
 class _Applier:
-    def __init__(self, root: int, flavour: Flavour, limits: Limits, fresh: bool) -> None:
+    def __init__(
+        self, root: int, flavour: Flavour, limits: Limits, fresh: bool, umask: int
+    ) -> None:
         self.root = root
         self.size = 0
         self.entries = 0
@@ -101,6 +105,7 @@ class _Applier:
         self._own = (os.geteuid(), os.getegid()) if fresh else (-1, -1)
         self._open: dict[bytes, int] = {}
         self._stale = False
+        self._masked = umask
         self._folders: dict[bytes, Entry] = {}
         self._made: set[bytes] = set()
         self._makers: Final = {
@@ -169,6 +174,8 @@ class _Applier:
                 os.fchown(fd, entry.uid, entry.gid)
                 if mode & 0o6000:
                     os.fchmod(fd, mode)  # the change of owner took these bits
+            if mode & self._masked:
+                os.fchmod(fd, mode)
             for key, value in entry.xattrs.items():
                 _set_xattr(fd, key, value)
             mtime = entry.mtime_ns
@@ -222,8 +229,8 @@ class _Applier:
     def _attributes(self, at: int, base: bytes, entry: Entry) -> None:
         if (entry.uid, entry.gid) != self._own:
             os.chown(base, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
-            if entry.type != header.SYMLINK and entry.mode & 0o6000:
-                os.chmod(b"/proc/self/fd/%d/%s" % (at, base), entry.mode)
+        if entry.type != header.SYMLINK and entry.mode & (self._masked | 0o6000):
+            os.chmod(b"/proc/self/fd/%d/%s" % (at, base), entry.mode)
         for key, value in entry.xattrs.items():
             _set_xattr(b"/proc/self/fd/%d/%s" % (at, base), key, value)
         mtime = entry.mtime_ns

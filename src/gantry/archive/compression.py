@@ -135,7 +135,7 @@ def decompress(source: Source) -> tuple[Compression, Source]:
             break
         head += piece
     kind = detect(head)
-    again = _Pushback(source, head)
+    again = Pushback(source, head)
     if kind is Compression.NONE:
         return kind, again
     if kind is Compression.ZSTD:
@@ -143,7 +143,7 @@ def decompress(source: Source) -> tuple[Compression, Source]:
     return kind, _Inflate(again, _DECODERS[kind], kind)
 
 
-class _Pushback:
+class Pushback:
     """A source with the bytes that were looked at put back in front."""
 
     def __init__(self, source: Source, head: bytes) -> None:

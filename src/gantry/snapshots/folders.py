@@ -66,6 +66,7 @@ class FolderSnapshotter(ABC):
         self._trash = os.path.join(root, "trash")
         self._bin: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._sweeper: threading.Thread | None = None
+        self._sweep_lock = threading.Lock()
         try:
             os.makedirs(self._trash, mode=0o700, exist_ok=True)
             os.chmod(root, 0o710)
@@ -309,10 +310,12 @@ class FolderSnapshotter(ABC):
             self._sweep(identity)
 
     def _sweep(self, identity: str) -> None:
-        try:
-            self._delete(os.path.join(self._trash, identity))
-        except OSError as error:
-            if error.errno != errno.ENOENT:
+        with self._sweep_lock:  # `cleanup` returns when also the thread is done
+            try:
+                self._delete(os.path.join(self._trash, identity))
+            except FileNotFoundError:
+                return
+            except OSError as error:
                 _log.warning("cannot delete %s/%s: %s", self._trash, identity, error)
 
 

@@ -1,0 +1,306 @@
+"""Images made here: from a tar of files (`docker import`) and from a container's changes
+(`docker commit`). Both are one new layer and a config that we write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gantry.archive.compression import Pushback, decompress, detect
+from gantry.archive.diff import diff_layer
+from gantry.archive.reader import Source
+from gantry.images import messages
+from gantry.images.bridge import Inlet
+from gantry.images.changes import apply_changes
+from gantry.images.layers import LayerBlob, Pending
+from gantry.images.load import MEDIA_TYPES
+from gantry.images.messages import Message
+from gantry.images.platforms import HOST, parse_platform
+from gantry.images.registrar import LayerDescriptor, Registrar
+from gantry.ipc.owner import TaskOwner
+from gantry.model.errors import InvalidParameter, NotFound
+from gantry.model.image import Image
+from gantry.oci.image import (
+    MAX_DOCUMENT,
+    OCI_LAYER,
+    Descriptor,
+    format_time,
+    read_config,
+    read_manifest,
+)
+from gantry.oci.image_reference import Reference
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """What `commit` needs of a container.
+
+    snapshot: key of its writable layer. parent: its image's id, "" for none. config: the new
+    image's config and container_config: the container's, both in JSON form
+    (`ContainerConfig`), before `changes`.
+    """
+
+    snapshot: str
+    parent: str
+    container: str
+    config: Json
+    container_config: Json
+    changes: Sequence[str] = ()
+    author: str = ""
+    comment: str = ""
+    reference: Reference | None = None
+    os: str = "linux"
+
+
+class Creator:
+    """See the module."""
+
+    def __init__(self, registrar: Registrar) -> None:
+        self._registrar = registrar
+        self._catalog = registrar.catalog
+        self._content = registrar.content
+
+    async def import_(
+        self,
+        body: AsyncIterator[bytes],
+        *,
+        reference: Reference | None,
+        message: str,
+        changes: Sequence[str],
+        platform: str,
+    ) -> AsyncIterator[Message]:
+        """One image of one layer: the tar (plain or compressed) as it is."""
+        wanted = parse_platform(platform) if platform else HOST
+        if wanted.os != "linux":
+            raise InvalidParameter(f'"{wanted.os}": unsupported operating system')
+        config = apply_changes({}, changes)
+        tasks = TaskOwner("import")
+        inlet = Inlet()
+        try:
+            tasks.spawn(inlet.feed(body), "body")
+            layer = await self._receive(inlet)
+            try:
+                diff_id = await self._diff_id(layer)
+                now = format_time(time.time_ns())
+                document: Json = {
+                    "architecture": wanted.architecture,
+                    "comment": message,
+                    "config": config,
+                    "created": now,
+                    "history": [{"created": now, "comment": message}],
+                    "os": "linux",
+                    "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+                }
+                if wanted.variant:
+                    document["variant"] = wanted.variant
+                image = await self._register(document, [], layer, diff_id, reference)
+            finally:
+                self._drop(layer)
+            self._announce(image, reference)
+            self._registrar.event(image.id, image.id, "import")
+            yield messages.status(image.id)
+        finally:
+            inlet.fail(ConnectionAbortedError("cancelled"))
+            inlet.close()
+            await tasks.aclose()
+
+    async def commit(self, request: CommitRequest) -> Image:
+        """A new image: the container's, with its changes on top. The caller has paused it."""
+        parent = self._catalog.images.get(request.parent) if request.parent else None
+        if request.parent and parent is None:
+            raise NotFound(f"No such image: {request.parent}")
+        config = apply_changes(request.config, request.changes)
+        folder = self._registrar.layers.snapshots.layer(request.snapshot)
+        layer = await self._write(diff_layer(folder), OCI_LAYER)
+        try:
+            diff_id = await self._diff_id(layer)
+            document = self._child(parent, request, config, diff_id)
+            below = self._layers_of(parent) if parent is not None else []
+            image = await self._register(
+                document,
+                below,
+                layer,
+                diff_id,
+                request.reference,
+                parent=request.parent,
+                container=request.container,
+            )
+        finally:
+            self._drop(layer)
+        self._registrar.event(image.id, "", "create")
+        self._announce(image, request.reference)
+        return image
+
+    # ---- inside
+
+    async def _register(
+        self,
+        document: Json,
+        below: list[LayerDescriptor],
+        layer: _Layer,
+        diff_id: str,
+        reference: Reference | None,
+        *,
+        parent: str = "",
+        container: str = "",
+    ) -> Image:
+        top = LayerDescriptor(
+            layer.descriptor, LayerBlob(diff_id, layer.descriptor.digest, layer.pending)
+        )
+        return await self._registrar.register(
+            msgspec.json.encode(document),
+            [*below, top],
+            references=[reference] if reference is not None else [],
+            parent=parent,
+            container=container,
+        )
+
+    def _announce(self, image: Image, reference: Reference | None) -> None:
+        if reference is not None:
+            self._registrar.event(image.id, reference.familiar, "tag")
+
+    async def _receive(self, inlet: Inlet) -> _Layer:
+        """Store the layer under way, unpacking it at the same time."""
+        writer = self._content.writer()
+        pending = self._registrar.layers.begin(writer.fd, size=None)
+
+        def receive() -> _Layer:
+            with writer:
+                first = inlet.read()
+                while first and len(first) < 300 and (more := inlet.read()):
+                    first += more
+                if not first:
+                    raise InvalidParameter("unexpected EOF")
+                kind = detect(first)
+                source: Source = Pushback(inlet.read, first)
+                if kind not in MEDIA_TYPES:
+                    _, source = decompress(source)  # no layer may be compressed like that
+                while piece := source():
+                    writer.write(piece)
+                    if pending is not None:
+                        pending.job.advance(writer.offset)
+                if pending is not None:
+                    pending.job.finish(writer.offset)
+                size = writer.offset
+                media_type = MEDIA_TYPES.get(kind, OCI_LAYER)
+                return _Layer(Descriptor(media_type, writer.commit(), size), pending)
+
+        try:
+            return await asyncio.to_thread(receive)
+        except BaseException:
+            if pending is not None:
+                self._registrar.layers.drop(pending)
+            inlet.fail(ConnectionAbortedError("cancelled"))
+            raise
+
+    async def _write(self, pieces: Iterator[bytes], media_type: str) -> _Layer:
+        writer = self._content.writer()
+        pending = self._registrar.layers.begin(writer.fd, size=None)
+
+        def write() -> _Layer:
+            with writer:
+                for piece in pieces:
+                    writer.write(piece)
+                    if pending is not None:
+                        pending.job.advance(writer.offset)
+                if pending is not None:
+                    pending.job.finish(writer.offset)
+                size = writer.offset
+                return _Layer(Descriptor(media_type, writer.commit(), size), pending)
+
+        try:
+            return await asyncio.to_thread(write)
+        except BaseException:
+            if pending is not None:
+                self._registrar.layers.drop(pending)
+            raise
+
+    async def _diff_id(self, layer: _Layer) -> str:
+        if layer.pending is not None:
+            return (await layer.pending.job.result()).diff_id
+        return await asyncio.to_thread(self._hash_plain, layer.descriptor.digest)
+
+    def _hash_plain(self, digest: str) -> str:
+        import hashlib
+        import os
+
+        fd = self._content.open(digest)
+        try:
+            _, source = decompress(lambda: os.read(fd, 1 << 20))
+            plain = hashlib.sha256()
+            while piece := source():
+                plain.update(piece)
+            return "sha256:" + plain.hexdigest()
+        finally:
+            os.close(fd)
+
+    def _drop(self, layer: _Layer) -> None:
+        """Forget what was not registered."""
+        pending = layer.pending
+        if pending is not None and self._registrar.layers.snapshots.exists(pending.key):
+            self._registrar.layers.drop(pending)
+        if not self._catalog.uses_blob(layer.descriptor.digest):
+            self._content.delete(layer.descriptor.digest)
+
+    def _layers_of(self, image: Image) -> list[LayerDescriptor]:
+        manifest = read_manifest(self._content.read(image.manifest, MAX_DOCUMENT))
+        return [
+            LayerDescriptor(descriptor, LayerBlob(diff_id, descriptor.digest))
+            for descriptor, diff_id in zip(manifest.layers, image.diff_ids, strict=True)
+        ]
+
+    def _child(
+        self, parent: Image | None, request: CommitRequest, config: Json, diff_id: str
+    ) -> Json:
+        """The config of an image made from a container (moby `image.NewChildImage`)."""
+        now = format_time(time.time_ns())
+        history: list[Json] = []
+        base: Json = {}
+        if parent is not None:
+            raw = self._content.read(parent.id, MAX_DOCUMENT)
+            read_config(raw)
+            base = msgspec.json.decode(raw)
+            history = list(base.get("history") or ())
+        step: Json = {"created": now}
+        command = " ".join(request.container_config.get("Cmd") or ())
+        for key, value in (
+            ("created_by", command),
+            ("author", request.author),
+            ("comment", request.comment),
+        ):
+            if value:
+                step[key] = value
+        document: Json = {
+            "architecture": (parent.architecture if parent else "") or HOST.architecture,
+            "author": request.author,
+            "comment": request.comment,
+            "config": config,
+            "container": request.container,
+            "container_config": request.container_config,
+            "created": now,
+            "docker_version": "",
+            "history": [*history, step],
+            "os": request.os,
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [*(parent.diff_ids if parent else ()), diff_id],
+            },
+        }
+        for key in ("variant", "os.version", "os.features"):
+            if base.get(key):
+                document[key] = base[key]
+        return {key: value for key, value in document.items() if value not in ("", None)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    descriptor: Descriptor
+    pending: Pending | None

@@ -1,0 +1,205 @@
+"""From layer blobs to committed snapshots.
+
+Where the driver allows it, a layer is unpacked by itself, before or while its parents are
+(`Layers.begin`), and put on top of them once all is known (`Layers.assemble`); else one
+after the other. Until it is committed a layer has a key of its own (`unpack-…`), which a
+start-up after a crash deletes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gantry.archive.apply import adopt
+from gantry.archive.errors import ArchiveError, NeedsParents
+from gantry.archive.unpack import Unpacked
+from gantry.content.store import ContentStore
+from gantry.images.workers import Job, Workers
+from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
+from gantry.model.snapshot import Flavour, LayerFolder, Snapshotter
+from gantry.oci.image_digest import chain_ids
+
+PREFIX: Final = "unpack-"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Pending:
+    """A layer being unpacked under its own key."""
+
+    key: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBlob:
+    """One layer to have: what its content must be, and where that comes from.
+
+    pending: an unpacking of the same blob that was begun already.
+    """
+
+    diff_id: str
+    blob: str
+    pending: Pending | None = None
+
+
+class Layers:
+    """See the module. sizes: bytes of file data by chain id, as far as known."""
+
+    def __init__(self, content: ContentStore, snapshots: Snapshotter, workers: Workers) -> None:
+        self._content = content
+        self.snapshots = snapshots
+        self._workers = workers
+        self.sizes: dict[str, int] = {}
+        self._making: dict[str, asyncio.Lock] = {}
+
+    def begin(self, data: int, *, size: int | None) -> Pending | None:
+        """Start to unpack the file `data`, which may still grow, without its parents.
+
+        None where the driver needs the parents first. For the loop's thread.
+        """
+        if not self.snapshots.detached_layers:
+            return None
+        return self._begin(data, None, size=size)
+
+    def drop(self, pending: Pending) -> None:
+        """Give up an unpacking; returns at once."""
+        pending.job.abort()
+        pending.job.task.add_done_callback(lambda _: self._remove(pending.key))
+
+    async def assemble(self, layers: Sequence[LayerBlob]) -> tuple[int, ...]:
+        """Make every layer a committed snapshot named by its chain id; their sizes.
+
+        Layers that are there already are left alone. InvalidParameter when a layer is
+        damaged or is not what its diff id says; then none of what this call began stays, but
+        complete layers below may.
+        """
+        chain = chain_ids(tuple(layer.diff_id for layer in layers))
+        parent: str | None = None
+        try:
+            for layer, chain_id in zip(layers, chain, strict=True):
+                lock = self._making.setdefault(chain_id, asyncio.Lock())
+                async with lock:
+                    if not self.snapshots.exists(chain_id):
+                        await self._make(layer, chain_id, parent)
+                parent = chain_id
+        finally:
+            for chain_id in chain:
+                waiting = self._making.get(chain_id)
+                if waiting is not None and not waiting.locked():
+                    del self._making[chain_id]
+            for layer in layers:
+                if layer.pending is not None and self.snapshots.exists(layer.pending.key):
+                    self.drop(layer.pending)
+        return tuple([await self.size(chain_id) for chain_id in chain])
+
+    async def size(self, chain_id: str) -> int:
+        """Bytes of file data of one committed layer."""
+        known = self.sizes.get(chain_id)
+        if known is None:
+            usage = await asyncio.to_thread(self.snapshots.usage, chain_id)
+            known = self.sizes[chain_id] = usage.bytes
+        return known
+
+    # ---- inside
+
+    def _begin(self, data: int, parent: str | None, *, size: int | None) -> Pending:
+        key = PREFIX + secrets.token_hex(8)
+        self.snapshots.prepare(key, parent)
+        return self._start(data, key, size=size)
+
+    def _start(self, data: int, key: str, *, size: int | None) -> Pending:
+        folder = self.snapshots.layer(key)
+        fd = os.open(folder.path, _FOLDER)
+        try:
+            job = self._workers.begin(
+                data,
+                fd,
+                folder.flavour,
+                size=size,
+                fresh=folder.flavour is not Flavour.PLAIN or not folder.lower,
+            )
+        finally:
+            os.close(fd)
+        return Pending(key, job)
+
+    async def _make(self, layer: LayerBlob, chain_id: str, parent: str | None) -> None:
+        pending = layer.pending
+        if pending is None or not self.snapshots.exists(pending.key):
+            pending = await self._from_blob(layer.blob, parent)
+        try:
+            unpacked = await self._finished(pending, layer, parent)
+            if unpacked.diff_id != layer.diff_id:
+                raise InvalidParameter(
+                    f"wrong diff id calculated on extraction {unpacked.diff_id!r},"
+                    f" expected {layer.diff_id!r}"
+                )
+            given = parent if self.snapshots.detached_layers else None
+            await asyncio.to_thread(self._commit, chain_id, pending.key, given)
+        except BaseException:
+            if self.snapshots.exists(pending.key):
+                self.drop(pending)
+            raise
+        self.sizes[chain_id] = unpacked.size
+
+    def _commit(self, chain_id: str, key: str, parent: str | None) -> None:
+        try:
+            self.snapshots.commit(chain_id, key, parent=parent)
+        except Conflict:
+            self._remove(key)  # somebody else has made the same meanwhile
+
+    async def _from_blob(self, digest: str, parent: str | None) -> Pending:
+        data = self._content.open(digest)
+        try:
+            size = os.fstat(data).st_size
+            if self.snapshots.detached_layers:
+                pending = self._begin(data, None, size=size)
+            else:
+                key = PREFIX + secrets.token_hex(8)
+                await asyncio.to_thread(self.snapshots.prepare, key, parent)
+                pending = self._start(data, key, size=size)
+            pending.job.finish(size)
+            return pending
+        finally:
+            os.close(data)
+
+    async def _finished(self, pending: Pending, layer: LayerBlob, parent: str | None) -> Unpacked:
+        try:
+            unpacked = await pending.job.result()
+            if unpacked.implicit and parent is not None and self.snapshots.detached_layers:
+                below = self.snapshots.layer(parent)
+                folder = self.snapshots.layer(pending.key)
+                await asyncio.to_thread(_adopt, folder, below, unpacked.implicit)
+            return unpacked
+        except NeedsParents as error:
+            if parent is None:
+                raise ArchiveError(f"invalid layer: {error} leads to nothing")
+            raise NeedsParents(str(error))  # [the merged way comes with the private mounts]
+
+    def _remove(self, key: str) -> None:
+        with contextlib.suppress(NotFound):
+            self.snapshots.remove(key)
+
+
+def _adopt(folder: LayerFolder, below: LayerFolder, implicit: tuple[bytes, ...]) -> None:
+    with contextlib.ExitStack() as scope:
+
+        def opened(path: str) -> int:
+            fd = os.open(path, _FOLDER)
+            scope.callback(os.close, fd)
+            return fd
+
+        try:
+            adopt(
+                opened(folder.path),
+                [opened(path) for path in (below.path, *below.lower)],
+                implicit,
+            )
+        except OSError as error:
+            raise System(f"cannot finish layer: {error}") from error

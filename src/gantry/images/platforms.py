@@ -1,0 +1,102 @@
+"""Which of an index's manifests runs here (after containerd's `platforms`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gantry.model.errors import InvalidParameter
+from gantry.oci.image import Descriptor, Platform
+
+_ARCHITECTURES: Final = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "i686": ("386", ""),
+    "i386": ("386", ""),
+}
+_ARM: Final = ("v8", "v7", "v6", "v5")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A platform asked for. strict: nothing else will do."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def normalise(architecture: str, variant: str = "") -> tuple[str, str]:
+    architecture, found = _ARCHITECTURES.get(architecture.lower(), (architecture.lower(), ""))
+    variant = variant.lower() or found
+    if architecture == "arm64" and variant in ("8", "v8"):
+        variant = ""
+    if architecture == "arm":
+        variant = "v" + variant if variant[:1].isdigit() else variant or "v7"
+    if architecture == "amd64" and variant == "v1":
+        variant = ""
+    return architecture, variant
+
+
+HOST: Final = Wanted("linux", *normalise(os.uname().machine))
+
+
+def parse_platform(text: str) -> Wanted:
+    """`os[/arch[/variant]]` or an architecture alone. InvalidParameter."""
+    parts = text.split("/")
+    if len(parts) > 3 or not all(
+        part and part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts
+    ):
+        raise InvalidParameter(f'"{text}": unknown operating system or architecture')
+    if len(parts) == 1:
+        if parts[0].lower() in ("linux", "windows", "darwin", "freebsd"):
+            return Wanted(parts[0].lower(), HOST.architecture, HOST.variant)
+        return Wanted(HOST.os, *normalise(parts[0]))
+    return Wanted(parts[0].lower(), *normalise(*parts[1:]))
+
+
+def rank(platform: Platform, wanted: Wanted) -> int | None:
+    """How well a platform fits: 0 exactly, more for older variants, None not at all."""
+    architecture, variant = normalise(platform.architecture, platform.variant)
+    if (platform.os or "linux") != wanted.os:
+        return None
+    if architecture == wanted.architecture:
+        if variant == wanted.variant or not platform.variant:
+            return 0 if variant == wanted.variant else 1
+        if architecture == "arm" and wanted.variant in _ARM and variant in _ARM:
+            steps = _ARM.index(variant) - _ARM.index(wanted.variant)
+            return steps if steps >= 0 else None
+        if architecture == "amd64" and not variant:
+            return 1
+        return None
+    if wanted.architecture == "arm64" and architecture == "arm":
+        return 10 + _ARM.index(variant) if variant in _ARM else None
+    if wanted.architecture == "amd64" and architecture == "386":
+        return 10
+    return None
+
+
+def choose(descriptors: Sequence[Descriptor], wanted: Wanted) -> Descriptor | None:
+    """The best of an index's entries; one without a platform is taken where nothing fits."""
+    best: tuple[int, int] | None = None
+    for position, descriptor in enumerate(descriptors):
+        platform = descriptor.platform
+        fit = 1000 if platform is None else rank(platform, wanted)
+        if fit is not None and (best is None or (fit, position) < best):
+            best = (fit, position)
+    return None if best is None else descriptors[best[1]]
+
+
+def matches(os_name: str, architecture: str, variant: str, wanted: Wanted) -> bool:
+    """Whether an image of that platform satisfies a request for `wanted`."""
+    return rank(Platform(architecture, os_name, variant=variant), wanted) is not None

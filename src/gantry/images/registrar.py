@@ -1,0 +1,155 @@
+"""Takes whole images into the catalog: the last step of load, import, pull, commit and build.
+
+An image is registered when its config, its manifest and all its layers' blobs are in the
+content store and its snapshots are committed; then one transaction makes it exist. Before
+that, a crash leaves only things that nobody refers to, and start-up deletes these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from gantry.content.store import ContentStore
+from gantry.images.catalog import Catalog
+from gantry.images.layers import LayerBlob, Layers
+from gantry.images.ports import Emit, ImageStore
+from gantry.model.errors import InvalidParameter
+from gantry.model.image import Image
+from gantry.model.image_record import BlobSource, Change, ImageRecord, ReferenceRecord
+from gantry.oci.image import (
+    MAX_DOCUMENT,
+    OCI_CONFIG,
+    OCI_MANIFEST,
+    ConfigDocument,
+    Descriptor,
+    Manifest,
+    read_config,
+)
+from gantry.oci.image_digest import chain_ids
+from gantry.oci.image_reference import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDescriptor:
+    """A layer's blob as a manifest shall list it."""
+
+    descriptor: Descriptor
+    layer: LayerBlob
+
+
+class Registrar:
+    """The parts that every way in shares."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ImageStore,
+        content: ContentStore,
+        layers: Layers,
+        emit: Emit,
+    ) -> None:
+        self.catalog = catalog
+        self.store = store
+        self.content = content
+        self.layers = layers
+        self._emit = emit
+
+    # ---- images
+
+    async def register(
+        self,
+        config: bytes,
+        layers: Sequence[LayerDescriptor],
+        *,
+        manifest: bytes | None = None,
+        references: Sequence[Reference] = (),
+        sources: Sequence[BlobSource] = (),
+        parent: str = "",
+        container: str = "",
+    ) -> Image:
+        """Unpack what is missing and make the image exist, with its names.
+
+        config and manifest are stored as they are; without a manifest one is made. Errors as
+        `Layers.assemble`; nothing is registered then.
+        """
+        document = read_config(config)
+        if len(document.diff_ids) != len(layers):
+            raise InvalidParameter(
+                f"invalid manifest, layers length mismatch: expected {len(layers)},"
+                f" got {len(document.diff_ids)}"
+            )
+        blobs = [layer.descriptor.digest for layer in layers]
+        chain = chain_ids(document.diff_ids)
+        with self.catalog.holding(chain, blobs):
+            sizes = await self.layers.assemble([layer.layer for layer in layers])
+            identity = self.content.put(config)
+            if manifest is None:
+                manifest = make_manifest(identity, len(config), layers)
+            digest = self.content.put(manifest)
+            with self.catalog.holding((), (identity, digest)):
+                return await self._commit(
+                    ImageRecord(
+                        identity, digest, tuple(blobs), sizes, parent=parent, container=container
+                    ),
+                    document,
+                    references,
+                    sources,
+                )
+
+    async def _commit(
+        self,
+        record: ImageRecord,
+        document: ConfigDocument,
+        references: Sequence[Reference],
+        sources: Sequence[BlobSource],
+    ) -> Image:
+        known = self.catalog.records.get(record.id)
+        if known is not None:
+            # The same image again: it keeps its family and the manifest it came with first.
+            record = replace(
+                known,
+                parent=known.parent or record.parent,
+                container=known.container or record.container,
+            )
+        if any(not reference.digest for reference in references):
+            record = replace(record, last_tag_time_ns=time.time_ns())
+        names = [ReferenceRecord(str(reference), record.id) for reference in references]
+        await self.store.apply(
+            Change(put_images=(record,), put_references=names, put_sources=sources)
+        )
+        self.catalog.add(record, document)
+        for name in names:
+            self.catalog.point(name)
+        return self.catalog.images[record.id]
+
+    def read_document(self, record: ImageRecord) -> ConfigDocument:
+        return read_config(self.content.read(record.id, MAX_DOCUMENT))
+
+    # ---- events
+
+    def event(self, image_id: str, name: str, action: str) -> None:
+        """An image event with Docker's attributes: the labels, and the name."""
+        image = self.catalog.images.get(image_id)
+        attributes: dict[str, str] = dict(image.labels) if image is not None else {}
+        if name:
+            attributes["name"] = name
+        self._emit("image", action, image_id, attributes)
+
+    def emit_prune(self, attributes: Mapping[str, str]) -> None:
+        self._emit("image", "prune", "", attributes)
+
+
+def make_manifest(config: str, size: int, layers: Sequence[LayerDescriptor]) -> bytes:
+    """An OCI manifest for an image that came without one."""
+    return msgspec.json.encode(
+        Manifest(
+            schema_version=2,
+            media_type=OCI_MANIFEST,
+            config=Descriptor(OCI_CONFIG, config, size),
+            layers=[layer.descriptor for layer in layers],
+        )
+    )
