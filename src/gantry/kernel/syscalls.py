@@ -325,3 +325,10 @@ def execve(path: bytes, argv: list[bytes], env: list[bytes]) -> None:
     c_env = (ctypes.c_char_p * (len(env) + 1))(*env, None)
     libc.execve(path, c_argv, c_env)
     raise failed("exec", path)
+
+
+def is_subreaper() -> bool:
+    """prctl(PR_GET_CHILD_SUBREAPER)."""
+    value = ctypes.c_int(0)
+    prctl(PR_GET_CHILD_SUBREAPER, ctypes.addressof(value))
+    return bool(value.value)

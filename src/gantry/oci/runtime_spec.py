@@ -238,6 +238,11 @@ def parse_process(document: object) -> Process:
     return decode(Process, document)
 
 
+def parse_resources(document: object) -> Resources:
+    """linux.resources alone (the file of `update`) from parsed JSON."""
+    return decode(Resources, document)
+
+
 def loads(text: str | bytes) -> Spec:
     """A Spec from a JSON text. Raises SpecError for bad JSON as well."""
     return parse(parse_json(text))

@@ -23,7 +23,7 @@ from gantry.kernel import procfs, syscalls
 from gantry.model import mount as neutral
 from gantry.model.resources import Resources
 from gantry.oci import runtime_spec as oci
-from gantry.runtime import executor, hooks, launch, state
+from gantry.runtime import executor, hooks, launch, reap, state
 from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.executor import ExecProcess
 from gantry.runtime.state import State
@@ -78,6 +78,7 @@ class Container:
         start_now: bool = False,
         no_pivot: bool = False,
         keyring: bool = True,
+        seccomp_cache: str | None = None,
     ) -> Self:
         """Make a container of `spec`.
 
@@ -85,7 +86,8 @@ class Container:
         the spec's root.path inside the container's own mount namespace. namespace_fds:
         by the spec's type words, beat its paths. stdio: None passes the caller's 0 to 2.
         start_now: return when execve has happened; otherwise the process waits for
-        `start` right before it.
+        `start` right before it. seccomp_cache: a folder for compiled filters, best one
+        for all containers.
 
         Raises RuntimeFailure, everything undone: no process, cgroup, state or mount stays.
         """
@@ -104,6 +106,7 @@ class Container:
                 start_now=start_now,
                 no_pivot=no_pivot,
                 keyring=keyring,
+                seccomp_cache=seccomp_cache or f"{root}/.seccomp",
             )
         except OSError as error:
             raise RuntimeFailure(describe(error))
@@ -222,7 +225,6 @@ class Container:
                 self._cgroup,
                 process,
                 fds,
-                root=self._root,
                 sub_cgroup=cgroup,
                 preserve_fds=preserve_fds,
             )
@@ -363,7 +365,7 @@ class Container:
         """Until init has ended: its pidfd tells, without being its parent."""
         deadline = time.monotonic() + 10
         while self.alive() and time.monotonic() < deadline:
-            launch.wait_exit(self.pid, 1.0)
+            reap.wait_exit(self.pid, 1.0)
 
     def _destroy_cgroup(self) -> None:
         """Remove the cgroup; processes that are just dying still hold it for a moment."""

@@ -25,8 +25,8 @@ from gantry.runtime import (
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
 from gantry.runtime.finalize import enter_process, execute
 from gantry.runtime.handshake import Channel
-from gantry.runtime.launch import failure_of, kill_and_reap
 from gantry.runtime.plan import ProcessPlan
+from gantry.runtime.reap import failure_of, kill_and_reap
 from gantry.runtime.state import State
 
 
@@ -44,12 +44,11 @@ def run(
     process: oci.Process,
     stdio: tuple[int, int, int] | None,
     *,
-    root: str,
     sub_cgroup: str = "",
     preserve_fds: int = 0,
 ) -> ExecProcess:
     """Container.exec; see there."""
-    program = seccomp.by_key(kept.seccomp, f"{root}/.seccomp") if kept.seccomp else None
+    program = seccomp.by_path(kept.seccomp) if kept.seccomp else None
     thought = plan.plan_process(
         process,
         oci.Linux(),
@@ -122,7 +121,11 @@ def become(process: ProcessPlan, kept: State, pidfd: int, channel: Channel) -> N
         if flags:
             # One call: the kernel takes all of them or none.
             syscalls.setns(pidfd, flags)
-        security.join_keyring(process, user_namespace=kept.user_namespace)
+        if kept.user_namespace:
+            # Still the host's ids, which mean nobody here: be root until the user's turn.
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        security.join_keyring(process)
         if process.terminal:
             _open_terminal(process, channel)
         security.prepare_labels(process, -1)

@@ -64,8 +64,11 @@ def limits(rlimits: tuple[Rlimit, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple(found.values())
 
 
-def of_process(process: Process) -> Identity:
-    """Translate a spec's process. Raises RuntimeFailure for what makes no sense."""
+def of_process(process: Process, *, set_groups: bool = True) -> Identity:
+    """Translate a spec's process. Raises RuntimeFailure for what makes no sense.
+
+    set_groups: False in a user namespace where setgroups(2) is denied.
+    """
     caps = process.capabilities
     sets = {"bounding": 0, "effective": 0, "permitted": 0, "inheritable": 0, "ambient": 0}
     if caps is not None:
@@ -82,6 +85,7 @@ def of_process(process: Process) -> Identity:
         keep=caps is not None,
         no_new_privs=process.no_new_privileges,
         last_capability=capabilities.last(),
+        set_groups=set_groups,
         bounding=sets["bounding"],
         effective=sets["effective"],
         permitted=sets["permitted"],

@@ -75,7 +75,9 @@ class Init:
         if not plan.namespaces.has("user"):
             security.set_oom_score(process.oom_score_adj)
         self._enter_namespaces()
-        security.join_keyring(process, user_namespace=plan.namespaces.has("user"))
+        mapped = plan.namespaces.has("user")
+        search = security.OTHER_SEARCH if mapped else security.UID_SEARCH
+        security.join_keyring(process, search=search)
         if plan.loopback:
             netlink.link_up("lo")
         if plan.hostname:

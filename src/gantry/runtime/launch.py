@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -34,6 +32,8 @@ from gantry.runtime import (
 from gantry.runtime.errors import RuntimeFailure
 from gantry.runtime.handshake import Channel
 from gantry.runtime.plan import InitPlan
+from gantry.runtime.reap import failure_of, kill_and_reap
+from gantry.runtime.rootless import can_set_groups
 from gantry.runtime.seccomp import Program
 from gantry.runtime.state import State
 
@@ -65,34 +65,6 @@ class Launched(Record):
     pending: Pending | None
 
 
-def failure_of(body: bytes) -> RuntimeFailure:
-    """The error that a FAILED message carries."""
-    return RuntimeFailure(body[1:].decode("utf-8", "replace"), body[0] if body else 128)
-
-
-def wait_exit(pid: int, seconds: float) -> bool:
-    """Wait for any process to end (not reaping it); False when the time is over."""
-    try:
-        pidfd = syscalls.pidfd_open(pid)
-    except OSError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(pidfd)
-
-
-def kill_and_reap(pid: int) -> None:
-    """End a child of ours and wait for it."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    except (ProcessLookupError, ChildProcessError):
-        return
-
-
 def launch(
     spec: oci.Spec,
     *,
@@ -107,6 +79,7 @@ def launch(
     start_now: bool,
     no_pivot: bool,
     keyring: bool,
+    seccomp_cache: str,
 ) -> Launched:
     """Container.create, step by step; see there."""
     validate.spec(spec)
@@ -121,10 +94,13 @@ def launch(
         cgroup = manager.plan(linux.cgroups_path, container_id, resources, systemd=systemd_cgroup)
         program = None
         if linux.seccomp is not None:
-            program = seccomp.program(linux.seccomp, f"{root}/.seccomp")
+            program = seccomp.program(linux.seccomp, seccomp_cache)
         kept = _state_of(
-            spec, linux, cgroup,
-            container_id=container_id, bundle=bundle, flags=spaces.all, program=program,
+            spec,
+            linux,
+            cgroup,
+            container_id=container_id, bundle=bundle, flags=spaces.all,
+            seccomp="" if program is None else f"{seccomp_cache}/{program.key}",
         )  # fmt: skip
         fifo = None
         if not start_now:
@@ -166,7 +142,7 @@ def _state_of(
     container_id: str,
     bundle: str,
     flags: int,
-    program: Program | None,
+    seccomp: str,
 ) -> State:
     assert spec.root is not None
     rootfs = os.path.realpath(os.path.join(bundle, spec.root.path))
@@ -182,7 +158,7 @@ def _state_of(
         cgroup_paths=cgroup.paths(),
         cgroup_path=linux.cgroups_path or f"/{container_id}",
         systemd_unit=cgroup.unit,
-        seccomp="" if program is None else program.key,
+        seccomp=seccomp,
         annotations=spec.annotations,
         poststart=spec_hooks.poststart,
         poststop=spec_hooks.poststop,
@@ -259,6 +235,7 @@ def _plan(
             preserve_fds=preserve_fds,
             seccomp=program,
             keyring=f"_ses.{kept.id}" if keyring else "",
+            set_groups=not spaces.makes("user") or can_set_groups(linux.gid_mappings),
         ),
         hooks=spec.hooks or oci.Hooks(),
         state=json.dumps(state.oci_state(kept, "creating", 0)).encode(),

@@ -212,6 +212,7 @@ def plan_process(
     preserve_fds: int,
     seccomp: Program | None,
     keyring: str,
+    set_groups: bool = True,
 ) -> ProcessPlan:
     """Translate a spec's process."""
     if not process.args:
@@ -234,7 +235,7 @@ def plan_process(
         args=process.args,
         env=process.env,
         cwd=process.cwd,
-        identity=identity.of_process(process),
+        identity=identity.of_process(process, set_groups=set_groups),
         terminal=process.terminal,
         console_size=None if size is None else (size.height, size.width),
         stdio=stdio,

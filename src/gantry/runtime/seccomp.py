@@ -144,9 +144,11 @@ def program(profile: Seccomp, cache_folder: str | None = None) -> Program:
     return found
 
 
-def by_key(key: str, cache_folder: str) -> Program:
-    """A program compiled earlier. RuntimeFailure: it is nowhere (never run without)."""
-    found = _lookup(key, cache_folder)
+def by_path(path: str) -> Program:
+    """A program compiled earlier, by "cache folder/key". RuntimeFailure: it is nowhere
+    (a process is never run without the filter that it should have)."""
+    folder, _, key = path.rpartition("/")
+    found = _lookup(key, folder)
     if found is None:
         raise RuntimeFailure("seccomp: the container's filter is not in the cache any more")
     return found

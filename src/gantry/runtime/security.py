@@ -16,8 +16,9 @@ from gantry.kernel import syscalls
 from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.plan import ProcessPlan
 
-_UID_SEARCH = 0x80000
-_OTHER_SEARCH = 0x8
+# Who may find the container's keyring: its user, or in a user namespace everybody there.
+UID_SEARCH = 0x80000
+OTHER_SEARCH = 0x8
 
 
 def set_oom_score(score: int | None) -> None:
@@ -56,17 +57,18 @@ def _open_proc(proc: int, path: str) -> int:
     return fd
 
 
-def join_keyring(process: ProcessPlan, *, user_namespace: bool) -> None:
-    """A session keyring of the container's own, so that none of the caller's keys is seen."""
+def join_keyring(process: ProcessPlan, *, search: int = 0) -> None:
+    """A session keyring of the container's own, so that none of the caller's keys is seen.
+
+    search: a permission to add, for init, which makes the keyring.
+    """
     if not process.keyring:
         return
     try:
         serial = syscalls.keyctl_join_session_keyring(process.keyring)
-        described = syscalls.keyctl_describe(serial)
-        permissions = int(described.split(";")[3], 16)
-        syscalls.keyctl_setperm(
-            serial, permissions | (_OTHER_SEARCH if user_namespace else _UID_SEARCH)
-        )
+        if search:
+            permissions = int(syscalls.keyctl_describe(serial).split(";")[3], 16)
+            syscalls.keyctl_setperm(serial, permissions | search)
     except OSError as error:
         # Best effort, as in runc: a kernel without keys, or a quota that is used up.
         if error.errno not in (errno.ENOSYS, errno.EDQUOT, errno.EPERM):

@@ -29,7 +29,7 @@ FILE: Final = "state.json"
 class State(Record):
     """One container, at rest.
 
-    seccomp: the key of init's filter, which exec'ed processes get as well ("": none).
+    seccomp: cache folder and key of init's filter, exec'ed processes get it too ("": none).
     start_time: of init, in clock ticks since boot; with the pid it is init and no other.
     created: nanoseconds since the epoch. namespaces: CLONE_NEW* bits of all it has.
     """

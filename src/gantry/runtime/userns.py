@@ -1,21 +1,153 @@
-"""Starts with a user namespace: an intermediate process stands between caller and init."""
+"""Starts with a user namespace: an intermediate process stands between caller and init.
+
+The user namespace has to exist, and its maps be written from outside, before any other
+namespace is made, so that it owns them all. The intermediate makes or joins it, becomes
+root in it, makes the pid namespace and forks init; when it ends, init is the child of
+the nearest subreaper above, which is the caller.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NoReturn
 
+from gantry.kernel import mountapi as api
+from gantry.kernel import syscalls
+from gantry.mounts import apply
 from gantry.oci import runtime_spec as oci
-from gantry.runtime.errors import RuntimeFailure
+from gantry.runtime import handshake, init, security, spawn
+from gantry.runtime.errors import FAILED, RuntimeFailure, describe
 from gantry.runtime.handshake import Channel
+from gantry.runtime.identity import set_limits
 from gantry.runtime.plan import InitPlan
+from gantry.runtime.reap import failure_of, kill_and_reap
+from gantry.runtime.rootless import map_ids
 
 
 def fork_init(
     thought: InitPlan, linux: oci.Linux, ours: Channel, theirs: Channel, undo: ExitStack
 ) -> int:
-    """Fork init into its user namespace; its pid as the caller sees it."""
-    raise RuntimeFailure("user namespaces are not supported yet")
+    """Fork init into its user namespace; its pid as the caller sees it.
+
+    The caller is made a subreaper for good if it is not one yet: it is to be the parent.
+    """
+    if not syscalls.is_subreaper():
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+
+    def child() -> NoReturn:
+        ours.close()
+        _intermediate(thought, theirs)
+
+    middle = spawn.fork(child)
+    theirs.close()  # or the end of the others would never be seen
+    undo_middle = ExitStack()
+    undo.push(undo_middle)
+    undo_middle.callback(kill_and_reap, middle)
+    while True:
+        kind, body, _ = ours.receive()
+        if kind == handshake.USERNS:
+            write_maps(middle, linux)
+            ours.send(handshake.MAPPED)
+        elif kind == handshake.PID:
+            pid = int(body)
+            undo.callback(kill_and_reap, pid)
+            os.waitpid(middle, 0)
+            undo_middle.pop_all()
+            return pid
+        elif kind == handshake.FAILED:
+            raise failure_of(body)
+        else:
+            raise RuntimeFailure("container init was killed before its user namespace was ready")
 
 
-_ = os
+def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
+    code = 1
+    try:
+        init.forbid_imports()
+        # Rights over the host are needed for these, so they come before the namespace.
+        security.set_oom_score(thought.process.oom_score_adj)
+        set_limits(thought.process.identity)
+        spaces = thought.namespaces
+        if thought.rootfs_mounts:
+            thought = _mount_root(thought)
+        fd = spaces.join_fd("user")
+        if fd is not None:
+            syscalls.setns(fd, syscalls.CLONE_NEWUSER)
+        else:
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            channel.send(handshake.USERNS)
+            if channel.receive()[0] != handshake.MAPPED:
+                os._exit(1)
+        # Root of the namespace, for everything until the process's own user.
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+        def child() -> NoReturn:
+            init.run(thought, channel)
+
+        pid_fd = spaces.join_fd("pid")
+        if pid_fd is not None:
+            syscalls.setns(pid_fd, syscalls.CLONE_NEWPID)
+        elif spaces.makes("pid"):
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+        pid = spawn.fork(child)
+        channel.send(handshake.PID, str(pid).encode())
+        code = 0
+    except RuntimeFailure as error:
+        channel.fail(str(error), error.exit_code)
+    except BaseException as error:
+        channel.fail(describe(error), FAILED)
+    finally:
+        os._exit(code)
+
+
+def _mount_root(thought: InitPlan) -> InitPlan:
+    """Mount the root with the host's rights, in a mount namespace of the host's.
+
+    Inside the user namespace an overlay could not read what marks its deleted files.
+    Init's own mount namespace is a copy of this one.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("", "/", None, api.MS_SLAVE | api.MS_REC)
+    for mount in thought.rootfs_mounts:
+        here = os.open(thought.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        apply.onto(here, mount)
+        os.close(here)
+    return thought.replace(rootfs_mounts=())
+
+
+def write_maps(pid: int, linux: oci.Linux) -> None:
+    """uid_map and gid_map of a process in a new user namespace.
+
+    As root of the host, both as the spec says. Without rights, one range is written
+    directly (with setgroups denied) and more need newuidmap and newgidmap.
+    """
+    uid_map, gid_map = linux.uid_mappings, linux.gid_mappings
+    if not uid_map or not gid_map:
+        raise RuntimeFailure(
+            "user namespaces enabled, but no uid or gid mappings found in the config"
+        )
+    if os.geteuid() == 0:
+        _write(pid, "gid_map", gid_map)
+        _write(pid, "uid_map", uid_map)
+        return
+    map_ids(pid, uid_map, gid_map)
+
+
+def map_text(mappings: Sequence[oci.IDMapping]) -> str:
+    """Mappings as the kernel takes them, one a line."""
+    return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+
+
+def _write(pid: int, name: str, mappings: Sequence[oci.IDMapping]) -> None:
+    path = f"/proc/{pid}/{name}"
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, map_text(mappings).encode())
+    except OSError as error:
+        raise OSError(error.errno, f"write {name}: {os.strerror(error.errno or 0).lower()}", path)
+    finally:
+        os.close(fd)

@@ -1,0 +1,38 @@
+"""Ends of processes, and what they said before."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from gantry.kernel import syscalls
+from gantry.runtime.errors import RuntimeFailure
+
+
+def failure_of(body: bytes) -> RuntimeFailure:
+    """The error that a FAILED message carries."""
+    return RuntimeFailure(body[1:].decode("utf-8", "replace"), body[0] if body else 128)
+
+
+def wait_exit(pid: int, seconds: float) -> bool:
+    """Wait for any process to end (not reaping it); False when the time is over."""
+    try:
+        pidfd = syscalls.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def kill_and_reap(pid: int) -> None:
+    """End a child of ours and wait for it."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
