@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gantry.model.errors import InvalidParameter
+
 
 def familiar(name: str) -> str:
     """`docker.io/library/busybox` as `busybox`."""
@@ -24,3 +26,17 @@ def split_reference(name: str) -> tuple[str, str]:
     if at:
         return split_tag(name)[0], digest
     return split_tag(name)
+
+
+def check_lower_case(name: str) -> None:
+    """The mistake people make; the engine checks the rest. Raises InvalidParameter."""
+    repository, _ = split_reference(name)
+    if not repository:
+        raise InvalidParameter("invalid reference format")
+    host, slash, path = repository.partition("/")
+    if not slash:
+        path, repository = host, f"library/{host}"
+    if path != path.lower():
+        raise InvalidParameter(
+            f"invalid reference format: repository name ({repository}) must be lowercase"
+        )

@@ -13,7 +13,7 @@ class ApiError(GantryError):
     """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"Error response from daemon: {message}")
+        super().__init__(f"Error response from daemon: {message.strip()}")
         self.status = status
         self.message = message
 

@@ -10,7 +10,7 @@ from gantry.cli import units
 from gantry.cli.command import App, Command
 from gantry.cli.commands.listing import FORMAT_HELP, choose_format
 from gantry.cli.flags import Flag, Options
-from gantry.cli.names import familiar, split_tag
+from gantry.cli.names import check_lower_case, familiar, split_tag
 from gantry.cli.table import Columns, ellipsis, render, short_id
 from gantry.client.engine import segment
 from gantry.model.errors import GantryError
@@ -144,6 +144,7 @@ def _tag(app: App, _options: Options, names: list[str]) -> int:
     repository, tag = split_tag(names[1])
     if "@" in names[1]:
         raise GantryError("refusing to create a tag with a digest reference")
+    check_lower_case(names[1])
     app.engine.post(f"/images/{segment(names[0])}/tag", {"repo": repository, "tag": tag})
     return 0
 
@@ -165,7 +166,7 @@ def _history(app: App, options: Options, names: list[str]) -> int:
         "*image.historyContext",
         {
             "ID": "IMAGE",
-            "CreatedSince": "CREATED",
+            "CreatedSince": "CREATED" if human else "CREATED AT",
             "CreatedAt": "CREATED AT",
             "CreatedBy": "CREATED BY",
             "Size": "SIZE",

@@ -21,17 +21,16 @@ Raw = dict[str, Any]
 Filters = dict[str, list[str]]
 
 
-def confirm(app: App, options: Options, question: str, what: str) -> None:
+def confirm(app: App, options: Options, question: str) -> None:
     """Asks unless --force was given; no answer is a no."""
     if options.on("force"):
         return
     app.write(f"{question} [y/N] ")
     sys.stdout.flush()
     answer = sys.stdin.readline()
-    if not answer:
-        app.out("")
     if answer.strip().lower() not in ("y", "yes"):
-        raise ExitStatus(1, f"{what} prune has been cancelled")
+        # As Docker's: saying no is no failure.
+        raise ExitStatus(0)
 
 
 def _post(app: App, path: str, filters: Filters) -> Raw:
@@ -88,7 +87,7 @@ def _report(app: App, space: int, lines: list[str], *, total: bool = True) -> No
 def _one(app: App, options: Options, pruner: Pruner, warning: str, what: str) -> int:
     filters = options.filters()
     question = f"WARNING! This will remove {warning}.\nAre you sure you want to continue?"
-    confirm(app, options, question, what)
+    confirm(app, options, question)
     space, lines = pruner(app, filters)
     _report(app, space, lines, total=what != "network")
     return 0
@@ -156,7 +155,7 @@ def _system_prune(app: App, options: Options, _arguments: list[str]) -> int:
         listing += "\n\n  Items to be pruned will be filtered with:\n"
         listing += "\n".join(f"  - {text}" for text in sorted(named))
     question = f"WARNING! This will remove:\n{listing}\n\nAre you sure you want to continue?"
-    confirm(app, options, question, "system")
+    confirm(app, options, question)
     space = 0
     for pruner, chosen in steps:
         try:

@@ -126,7 +126,9 @@ def _info(app: App, options: Options, _arguments: list[str]) -> int:
     if template:
         app.out(template.execute({**info, "ClientInfo": client}))
         return 0
-    app.write(_client_info(client) + "\nServer:\n" + "".join(f" {x}\n" for x in _server(info)))
+    app.write(
+        _client_info(client) + "\nServer:\n" + "".join(f" {x}\n" for x in _server(info)) + "\n"
+    )
     for warning in info.get("Warnings") or []:
         app.err(str(warning))
     return 0
@@ -215,7 +217,7 @@ def _machine(info: Raw) -> list[str]:
     firewall = info.get("FirewallBackend") or {}
     if firewall:
         lines.append(f"Firewall Backend: {firewall.get('Driver', '')}")
-    return [*lines, ""]
+    return lines
 
 
 def _yes(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from gantry.cli.command import App, Command
 from gantry.cli.config import INDEX_SERVER, encode_auth, registry_of
 from gantry.cli.flags import Flag, Options
-from gantry.cli.names import split_reference, split_tag
+from gantry.cli.names import check_lower_case, split_reference, split_tag
 from gantry.cli.progress import show
 from gantry.cli.session import write_all
 from gantry.cli.terminal import is_terminal
@@ -57,9 +57,7 @@ def _pull(app: App, options: Options, arguments: list[str]) -> int:
     everything = options.on("all-tags")
     if everything and tag:
         raise GantryError("tag can't be used with --all-tags/-a")
-    if not repository or repository != repository.lower():
-        problem = "repository name must be lowercase" if repository else "invalid reference format"
-        raise GantryError(f"invalid reference format: {problem}" if repository else problem)
+    check_lower_case(image)
     if not tag and not everything:
         tag = "latest"
         if not options.on("quiet"):
