@@ -162,6 +162,7 @@ class Live:
     backoff: float = 0.0
     manual_stop: bool = False
     no_restart: bool = False
+    restarting_by_user: bool = False
     host_mounts: list[str] = field(default_factory=list)
     row: tuple[object, str, bytes] | None = None
     row_head: tuple[object, bytes] | None = None

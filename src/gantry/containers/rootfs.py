@@ -56,10 +56,11 @@ def layers_of(mounts: Sequence[Mount]) -> Layers:
     return Layers(upper, lower)
 
 
-def read_file(folders: Sequence[str], path: str) -> bytes | None:
-    """The regular file `path` (relative) in the topmost folder that has it, None if none has.
+def read_file(folders: Sequence[str], path: str, *, below: object = None) -> object:
+    """The regular file `path` (relative) in the topmost folder that has it: its bytes.
 
-    An overlay's deletions count: a whiteout ends the search, and so does an opaque folder.
+    An overlay's deletions count: a whiteout ends the search, and so does an opaque folder;
+    then it is None. `below` is what comes back when all folders leave the question open.
     """
     parent = os.path.dirname(path)
     for folder in folders:
@@ -71,9 +72,8 @@ def read_file(folders: Sequence[str], path: str) -> bytes | None:
         if found is None:
             return None
         if found is not _BELOW:
-            assert isinstance(found, bytes)
             return found
-    return None
+    return below
 
 
 _BELOW: Final = object()

@@ -1,0 +1,250 @@
+"""Create: everything is checked and reserved first, then made, then recorded in one write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from gantry.archive.removal import remove_tree
+from gantry.containers import merge, mountspec, names, validate
+from gantry.containers.core import Core, encode_record
+from gantry.containers.record import Container, MountRecord, Record, State
+from gantry.containers.spec.build import Security
+from gantry.model.container import (
+    CreateRequest,
+    CreateResponse,
+    EndpointSettings,
+    HostConfig,
+)
+from gantry.model.errors import InvalidParameter, NotFound, System
+from gantry.model.image import Image
+
+Populate = Callable[[Record, MountRecord, str], Awaitable[None]]
+"""Copies what the image has at a volume's place into the (empty) volume at a host path."""
+
+
+class Creator:
+    """POST /containers/create."""
+
+    def __init__(self, core: Core, populate: Populate) -> None:
+        self._core = core
+        self._populate = populate
+
+    async def create(self, request: CreateRequest) -> CreateResponse:
+        """The new container's id. Nothing is left behind when it raises."""
+        core = self._core
+        warnings = validate.host_config(request.host_config, core.settings)
+        config = validate.config(request.config)
+        image = core.images.resolve(config.image) if config.image else None
+        _check_platform(request.platform, image, config.image)
+        if image is not None:
+            config = validate.config(merge.with_image(config, image.config))
+        path, args = merge.command(config)
+        host = self._shared(merge.with_defaults(request.host_config, core.settings, tty=config.tty))
+        Security.parse(host, core.settings)
+        async with AsyncExitStack() as undo:
+            container_id = names.new_id()
+            name = names.reserve(core.table, request.name, container_id)
+            undo.callback(core.table.release, name, container_id)
+            if not config.hostname:
+                config = replace(config, hostname=_hostname(container_id, host))
+            record = Record(
+                id=container_id,
+                name=name,
+                created=time.time_ns(),
+                image=image.id if image else "",
+                platform=image.os if image else "linux",
+                driver=core.settings.storage_driver,
+                path=path,
+                args=args,
+                config=config,
+                host_config=host,
+                networks=_networks(request, host),
+                mounts=[],
+                runtime=host.runtime,
+            )
+            record = await self._make(record, image, undo)
+            container = Container(record, State())
+            await core.store.insert(
+                container_id, name, encode_record(record), encode_record(container.state)
+            )
+            core.table.add(container)
+            undo.pop_all()
+        core.event(container, "create")
+        return CreateResponse(id=container_id, warnings=warnings)
+
+    async def _make(self, record: Record, image: Image | None, undo: AsyncExitStack) -> Record:
+        """The writable layer, the folder and the volumes; the record with its mounts."""
+        core, host = self._core, record.host_config
+        options = host.storage_opt if host.storage_opt else {}
+        core.snapshots.prepare(record.id, image.chain_id if image else None, options=options)
+        undo.callback(core.snapshots.remove, record.id)
+        folder = core.folder(record.id)
+        try:
+            os.mkdir(folder, 0o710)
+        except OSError as error:
+            raise System(f"cannot create {folder}: {error.strerror}") from error
+        undo.callback(_remove_folder, folder)
+        mounts = self._wanted(record)
+        if not mounts:
+            return record
+        undo.callback(self._drop_volumes, record.id, mounts)
+        held = [await self._volume(record, mount, undo) for mount in mounts]
+        return replace(record, mounts=held)
+
+    def _wanted(self, record: Record) -> list[MountRecord]:
+        """All mounts in Docker's order of precedence; volumes have no names yet."""
+        core, host = self._core, record.host_config
+        found: dict[str, MountRecord] = {}
+        for spec in host.volumes_from or ():
+            name, mode = mountspec.parse_volumes_from(spec)
+            other = core.table.get(name)
+            for mount in other.record.mounts:
+                if mount.kind in ("bind", "volume"):
+                    writable = mount.writable and "ro" not in mode.split(",")
+                    found[mount.destination] = replace(
+                        mount, writable=writable, copy=False, configured=False
+                    )
+        for mount in mountspec.asked_for(host):
+            found[mount.destination] = mount
+        for target in record.config.volumes or ():
+            destination = mountspec.clean(target)
+            if destination not in found:
+                found[destination] = MountRecord(
+                    kind="volume",
+                    destination=destination,
+                    driver=host.volume_driver,
+                    copy=True,
+                    anonymous=True,
+                )
+        return list(found.values())
+
+    async def _volume(
+        self, record: Record, mount: MountRecord, undo: AsyncExitStack
+    ) -> MountRecord:
+        """A volume's mount with its volume's name; the volume is made, held and filled."""
+        if mount.kind != "volume":
+            return mount
+        core = self._core
+        options, labels = _volume_options(record.host_config, mount)
+        fresh = not mount.name or core.volumes.get(mount.name) is None
+        volume = await core.volumes.ensure(
+            mount.name, holder=record.id, driver=mount.driver, options=options, labels=labels
+        )
+        if mount.anonymous and fresh and not mount.name:
+            undo.push_async_callback(self._discard, volume.name)
+        mount = replace(mount, name=volume.name, driver=volume.driver)
+        if mount.copy and not mount.subpath:
+            path = core.volumes.path(volume.name)
+            if _is_empty(path):
+                await self._populate(record, mount, path)
+        return mount
+
+    async def _discard(self, name: str) -> None:
+        with contextlib.suppress(Exception):
+            await self._core.volumes.remove(name, force=True)
+
+    def _drop_volumes(self, holder: str, mounts: list[MountRecord]) -> None:
+        self._core.volumes.drop([m.name for m in mounts if m.name], holder)
+
+    def _shared(self, host: HostConfig) -> HostConfig:
+        """`container:NAME` modes name the container by its id from now on."""
+        changes: dict[str, str] = {}
+        for field in ("network_mode", "ipc_mode", "pid_mode"):
+            head, _, name = getattr(host, field).partition(":")
+            if head == "container":
+                found = self._core.table.find(name)
+                if found is not None:
+                    changes[field] = f"container:{found.id}"
+                elif field == "network_mode":
+                    raise NotFound(f"No such container: {name}")
+        if host.network_mode.startswith("container:"):
+            _check_shared_network(host)
+        return replace(host, **changes) if changes else host
+
+
+def _check_shared_network(host: HostConfig) -> None:
+    for wrong, text in (
+        (host.links, "conflicting options: container type network can't be used with links"),
+        (host.dns, "conflicting options: dns and the network mode"),
+        (host.extra_hosts, "conflicting options: custom host-to-IP mapping and the network mode"),
+        (
+            host.port_bindings,
+            "conflicting options: port publishing and the container type network mode",
+        ),
+        (
+            host.publish_all_ports,
+            "conflicting options: port publishing and the container type network mode",
+        ),
+    ):
+        if wrong:
+            raise InvalidParameter(text)
+
+
+def _check_platform(platform: str, image: Image | None, name: str) -> None:
+    if not platform or image is None:
+        return
+    parts = platform.lower().split("/")
+    wrong = parts[0] != image.os or (len(parts) > 1 and parts[1] != image.architecture)
+    if len(parts) == 1 and parts[0] == image.architecture:
+        wrong = False
+    if wrong:
+        raise NotFound(
+            f"image with reference {name} was found but does not provide the specified platform"
+            f" ({platform})"
+        )
+
+
+def _hostname(container_id: str, host: HostConfig) -> str:
+    """The short id, or the machine's name where its network or UTS namespace is used."""
+    if host.network_mode == "host" or host.uts_mode == "host":
+        return os.uname().nodename
+    if host.network_mode.startswith("container:"):
+        return ""
+    return container_id[:12]
+
+
+def _networks(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+    asked = request.networking_config.endpoints_config or {}
+    networks = {name: settings or EndpointSettings() for name, settings in asked.items()}
+    mode = host.network_mode
+    if "default" in networks:
+        networks[mode] = networks.pop("default")
+    if not mode.startswith("container:") and mode not in networks:
+        networks[mode] = EndpointSettings()
+    mac = request.config.mac_address
+    if mac is not UNSET and mac and mode in networks and not networks[mode].mac_address:
+        networks[mode] = replace(networks[mode], mac_address=mac)
+    return networks
+
+
+def _volume_options(
+    host: HostConfig, mount: MountRecord
+) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    """(driver options, labels) that HostConfig.Mounts gives for a volume."""
+    if mount.configured and host.mounts:
+        for spec in host.mounts:
+            volume = spec.volume_options
+            if mountspec.clean(spec.target) == mount.destination and volume is not None:
+                driver = volume.driver_config
+                return driver.options if driver else None, volume.labels
+    return None, None
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
+
+
+def _remove_folder(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        remove_tree(folder)

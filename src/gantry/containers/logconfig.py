@@ -1,0 +1,121 @@
+"""HostConfig.LogConfig, checked and turned into what the shim writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from gantry.containers.core import Core
+from gantry.containers.record import Container
+from gantry.model.errors import InvalidParameter
+from gantry.model.task import LogSpec
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)i?b?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_COMMON: Final = frozenset(("mode", "max-buffer-size"))
+_KNOWN: Final[dict[str, frozenset[str]]] = {
+    "json-file": frozenset(
+        ("max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag")
+    ),
+    "local": frozenset(("max-file", "max-size", "compress")),
+}
+
+
+def size(text: str) -> int:
+    """Bytes of "10m", "1.5g" (powers of 1024); -1 is no limit. ValueError."""
+    if text == "-1":
+        return 0
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def check(driver: str, options: Mapping[str, str]) -> None:
+    """InvalidParameter with Docker's texts."""
+    known = _KNOWN.get(driver)
+    if known is None:
+        return
+    for key in options:
+        if key not in known and key not in _COMMON:
+            raise InvalidParameter(f"unknown log opt '{key}' for {driver} log driver")
+    mode = options.get("mode", "")
+    if mode not in ("", "blocking", "non-blocking"):
+        raise InvalidParameter(f"logger: logging mode not supported: {mode}")
+    if "max-buffer-size" in options and mode != "non-blocking":
+        raise InvalidParameter(
+            "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
+        )
+    try:
+        if "max-size" in options:
+            size(options["max-size"])
+        files = int(options.get("max-file", "1"))
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
+    if files < 1:
+        raise InvalidParameter("max-file cannot be less than 1")
+    if files > 1 and driver == "json-file" and not options.get("max-size"):
+        raise InvalidParameter("max-file option requires max-size")
+    compress = options.get("compress", "false").lower()
+    if compress not in ("true", "false", "1", "0", "t", "f"):
+        raise InvalidParameter(
+            f'strconv.ParseBool: parsing "{options["compress"]}": invalid syntax'
+        )
+
+
+def log_spec(core: Core, container: Container) -> LogSpec:
+    """What the shim writes of the container's output."""
+    config = container.record.host_config.log_config
+    options = config.config
+    if config.type == "none":
+        return LogSpec("none", "")
+    local = config.type == "local"
+    default_size, default_files = ("20m", "5") if local else ("-1", "1")
+    compress = options.get("compress", "true" if local else "false").lower() in ("true", "1", "t")
+    path = core.log_path(container)
+    return LogSpec(
+        driver="local" if local else "json-file",
+        path=path,
+        max_size=size(options.get("max-size", default_size)),
+        max_file=int(options.get("max-file", default_files)),
+        compress=compress and config.type in ("json-file", "local"),
+        attrs=_attributes(container, options),
+    )
+
+
+def _attributes(container: Container, options: Mapping[str, str]) -> dict[str, str]:
+    """`labels`, `env` and `tag` of the json-file driver."""
+    found: dict[str, str] = {}
+    config = container.record.config
+    if not options:
+        return found
+    labels = [key for key in options.get("labels", "").split(",") if key]
+    pattern = options.get("labels-regex", "")
+    for key, value in config.labels.items():
+        if key in labels or (pattern and re.search(pattern, key)):
+            found[key] = value
+    names = [key for key in options.get("env", "").split(",") if key]
+    pattern = options.get("env-regex", "")
+    for entry in config.env or ():
+        key, _, value = entry.partition("=")
+        if key in names or (pattern and re.search(pattern, key)):
+            found[key] = value
+    if options.get("tag"):
+        found["tag"] = tag(container, options["tag"])
+    return found
+
+
+def tag(container: Container, template: str) -> str:
+    """The log tag's template, as far as it is a list of fields (moby daemon/logger/loginfo)."""
+    record = container.record
+    fields = {
+        ".ID": record.id[:12],
+        ".FullID": record.id,
+        ".Name": record.name,
+        ".ImageID": record.image.removeprefix("sha256:")[:12],
+        ".ImageFullID": record.image,
+        ".ImageName": record.config.image,
+        ".DaemonName": "docker",
+    }
+    return re.sub(r"\{\{\s*(\.\w+)\s*\}\}", lambda match: fields.get(match[1], match[0]), template)

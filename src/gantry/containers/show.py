@@ -1,0 +1,324 @@
+"""Inspect and list: a container as the Engine API shows it.
+
+List rows are kept as encoded bytes, a container and a wording of its status at a time: a
+row is encoded again only when something happened, or when "Up 5 seconds" became 6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from gantry.containers import listfilter
+from gantry.containers.clock import human, rfc3339
+from gantry.containers.core import Core
+from gantry.containers.record import Container, MountRecord
+from gantry.model.container import EndpointSettings, MountPoint
+from gantry.model.errors import GantryError
+from gantry.model.network import EndpointState
+
+Json = dict[str, Any]
+
+_encode = msgspec.json.Encoder().encode
+_STATUS: Final = b'"\x00status"'
+
+
+class Views:
+    """GET /containers/json and /containers/{id}/json."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    # ---- inspect
+
+    def inspect(self, name: str, *, size: bool) -> Json:
+        core = self._core
+        container = core.table.get(name)
+        record, state = container.record, container.state
+        folder = core.folder(record.id)
+        network_of = folder
+        if record.host_config.network_mode.startswith("container:"):
+            other = core.table.find(record.host_config.network_mode.partition(":")[2])
+            network_of = core.folder(other.id) if other else folder
+        touched = bool(state.started_at)
+        result: Json = {
+            "Id": record.id,
+            "Created": rfc3339(record.created),
+            "Path": record.path,
+            "Args": record.args,
+            "State": msgspec.to_builtins(state.view()),
+            "Image": record.image,
+            "ResolvConfPath": f"{network_of}/resolv.conf" if touched else "",
+            "HostnamePath": f"{network_of}/hostname" if touched else "",
+            "HostsPath": f"{network_of}/hosts" if touched else "",
+            "LogPath": core.log_path(container),
+            "Name": f"/{record.name}",
+            "RestartCount": state.restart_count,
+            "Driver": record.driver,
+            "Platform": record.platform,
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": list(container.live.execs) or None,
+            "HostConfig": msgspec.to_builtins(record.host_config),
+            "GraphDriver": self._graph_driver(container),
+            "Mounts": self.mounts(container),
+            "Config": msgspec.to_builtins(record.config),
+            "NetworkSettings": self._network_settings(container),
+        }
+        if size:
+            result["SizeRw"], result["SizeRootFs"] = self.sizes(container)
+        return result
+
+    def sizes(self, container: Container) -> tuple[int, int]:
+        """(bytes of the writable layer, bytes of the whole). Counts files: slow."""
+        core = self._core
+        try:
+            own = core.snapshots.usage(container.id).bytes
+        except GantryError:
+            own = 0
+        try:
+            below = core.images.resolve(container.record.image).size
+        except GantryError:
+            below = 0
+        return own, own + below
+
+    def _graph_driver(self, container: Container) -> Json:
+        try:
+            data = self._core.snapshots.graph_driver_data(container.id)
+        except GantryError:
+            data = {}
+        return {"Name": container.record.driver, "Data": data or None}
+
+    def mounts(self, container: Container) -> list[Json]:
+        """`Mounts`: binds, volumes and those tmpfs that came by HostConfig.Mounts."""
+        found = []
+        for mount in container.record.mounts:
+            if mount.kind == "tmpfs" and not mount.configured:
+                continue
+            found.append(msgspec.to_builtins(self._mount_point(mount)))
+        return found
+
+    def _mount_point(self, mount: MountRecord) -> MountPoint:
+        volume = mount.kind == "volume"
+        return MountPoint(
+            type=mount.kind,
+            name=mount.name if volume else UNSET,
+            source=self._core.volumes.path(mount.name) if volume else mount.source,
+            destination=mount.destination,
+            driver=mount.driver if volume else UNSET,
+            mode=mount.mode,
+            rw=mount.writable,
+            propagation=mount.propagation,
+        )
+
+    # ---- networks
+
+    def _network_settings(self, container: Container) -> Json:
+        networks = self.networks(container)
+        primary = networks.get(container.record.host_config.network_mode, EndpointSettings())
+        on_bridge = container.record.host_config.network_mode == "bridge"
+        flat = primary if on_bridge else EndpointSettings()
+        sandbox = container.live.sandbox
+        running = sandbox is not None and bool(networks)
+        return {
+            "Bridge": "",
+            "SandboxID": container.id if running else "",
+            "SandboxKey": f"/proc/{container.state.pid}/ns/net" if running else "",
+            "Ports": self._ports(container),
+            "HairpinMode": False,
+            "LinkLocalIPv6Address": "",
+            "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None,
+            "EndpointID": flat.endpoint_id,
+            "Gateway": flat.gateway,
+            "GlobalIPv6Address": flat.global_ipv6_address,
+            "GlobalIPv6PrefixLen": flat.global_ipv6_prefix_len,
+            "IPAddress": flat.ip_address,
+            "IPPrefixLen": flat.ip_prefix_len,
+            "IPv6Gateway": flat.ipv6_gateway,
+            "MacAddress": flat.mac_address,
+            "Networks": {name: msgspec.to_builtins(e) for name, e in networks.items()},
+        }
+
+    def networks(self, container: Container) -> dict[str, EndpointSettings]:
+        """Endpoints as asked for, with what they got while the container runs."""
+        sandbox = container.live.sandbox
+        result = dict(container.record.networks)
+        if sandbox is not None:
+            for name, endpoint in sandbox.endpoints.items():
+                asked = result.get(name, EndpointSettings())
+                result[name] = _endpoint(asked, endpoint)
+        return result
+
+    def _ports(self, container: Container) -> Json:
+        sandbox = container.live.sandbox
+        if sandbox is None:
+            return {}
+        return {
+            port: [{"HostIp": ip, "HostPort": number} for ip, number in pairs]
+            if pairs is not None
+            else None
+            for port, pairs in sandbox.ports.items()
+        }
+
+    # ---- list
+
+    def list(
+        self, *, everything: bool, limit: int, size: bool, filters: listfilter.Filters
+    ) -> Sequence[bytes]:
+        core = self._core
+        containers = sorted(core.table, key=lambda c: c.record.created, reverse=True)
+        if filters or limit > 0 or everything:
+            chosen = listfilter.select(
+                core, containers, everything=everything, limit=limit, filters=filters, views=self
+            )
+        else:
+            chosen = [c for c in containers if c.state.running]
+        now = time.time()
+        if size:
+            return [self._sized(c, now) for c in chosen]
+        return [self.row(c, now) for c in chosen]
+
+    def row(self, container: Container, now: float) -> bytes:
+        """One encoded row."""
+        status = status_text(container, now)
+        key = (container.state, container.record, container.live.sandbox, self._name_of(container))
+        cached = container.live.row
+        if cached is not None and cached[1] == status and _same(cached[0], key):
+            return cached[2]
+        head = container.live.row_head
+        if head is None or not _same(head[0], key):
+            template = _encode(self.summary(container, "\x00status"))
+            head = (key, template)
+            container.live.row_head = head
+        row = head[1].replace(b'"\\u0000status"', _encode(status), 1)
+        container.live.row = (key, status, row)
+        return row
+
+    def _sized(self, container: Container, now: float) -> bytes:
+        summary = self.summary(container, status_text(container, now))
+        own, whole = self.sizes(container)
+        if own:
+            summary["SizeRw"] = own
+        summary["SizeRootFs"] = whole
+        return _encode(summary)
+
+    def _name_of(self, container: Container) -> str:
+        """What to call its image: what the user said, or the id once that means another."""
+        record = container.record
+        if not record.image:
+            return record.config.image
+        try:
+            found = self._core.images.resolve(record.config.image)
+        except GantryError:
+            return record.image
+        return record.config.image if found.id == record.image else record.image
+
+    def summary(self, container: Container, status: str) -> Json:
+        """One row as a dict."""
+        record, state = container.record, container.state
+        command = " ".join([record.path, *(_quoted(arg) for arg in record.args)])
+        networks = {
+            name: msgspec.to_builtins(endpoint)
+            for name, endpoint in self.networks(container).items()
+        }
+        host: Json = {"NetworkMode": record.host_config.network_mode}
+        if record.host_config.annotations:
+            host["Annotations"] = record.host_config.annotations
+        return {
+            "Id": record.id,
+            "Names": [f"/{record.name}"],
+            "Image": self._name_of(container),
+            "ImageID": record.image,
+            "Command": command,
+            "Created": record.created // 1_000_000_000,
+            "Ports": self.ports_list(container),
+            "Labels": record.config.labels,
+            "State": state.status,
+            "Status": status,
+            "HostConfig": host,
+            "Health": _health(container),
+            "NetworkSettings": {"Networks": networks},
+            "Mounts": self.mounts(container),
+        }
+
+    def ports_list(self, container: Container) -> list[Json]:
+        """`Ports` of a row, in Docker's order."""
+        sandbox = container.live.sandbox
+        rows: list[Json] = []
+        if sandbox is None:
+            return rows
+        for port, pairs in sandbox.ports.items():
+            number, _, proto = port.partition("/")
+            base = {"PrivatePort": int(number), "Type": proto}
+            if not pairs:
+                rows.append(base)
+            for ip, public in pairs or ():
+                rows.append({"IP": ip, **base, "PublicPort": int(public)})
+        return rows
+
+
+def _same(old: object, new: tuple[object, ...]) -> bool:
+    """Whether all parts are the very same objects (records and states are replaced whole)."""
+    assert isinstance(old, tuple)
+    return old[3] == new[3] and all(a is b for a, b in zip(old[:3], new[:3], strict=True))
+
+
+def _quoted(arg: str) -> str:
+    """moby: arguments with a space are shown in single quotes."""
+    return f"'{arg}'" if " " in arg else arg
+
+
+def _health(container: Container) -> Json:
+    health = container.state.health
+    if health is None:
+        return {"Status": "none", "FailingStreak": 0}
+    return {"Status": health.status, "FailingStreak": health.failing_streak}
+
+
+def _endpoint(asked: EndpointSettings, got: EndpointState) -> EndpointSettings:
+    return msgspec.structs.replace(
+        asked,
+        network_id=got.network_id,
+        endpoint_id=got.endpoint_id,
+        gateway=got.gateway,
+        ip_address=got.ip,
+        ip_prefix_len=got.prefix,
+        ipv6_gateway=got.ipv6_gateway,
+        global_ipv6_address=got.ipv6,
+        global_ipv6_prefix_len=got.ipv6_prefix,
+        mac_address=got.mac,
+        dns_names=list(got.dns_names) or None,
+        aliases=list(got.aliases) or asked.aliases,
+    )
+
+
+def status_text(container: Container, now: float) -> str:
+    """`Status` of docker ps (moby daemon/container/state.go String)."""
+    state = container.state
+    if state.running:
+        up = human(now - state.started_at / 1e9)
+        if state.paused:
+            return f"Up {up} (Paused)"
+        if state.restarting:
+            since = human(now - state.finished_at / 1e9)
+            return f"Restarting ({state.exit_code}) {since} ago"
+        if state.health is not None and state.health.status != "none":
+            word = state.health.status
+            return f"Up {up} ({'health: starting' if word == 'starting' else word})"
+        return f"Up {up}"
+    if state.removing:
+        return "Removal In Progress"
+    if state.dead:
+        return "Dead"
+    if not state.started_at and not state.finished_at:
+        return "Created"
+    if not state.finished_at:
+        return "Created"
+    return f"Exited ({state.exit_code}) {human(now - state.finished_at / 1e9)} ago"
