@@ -7,6 +7,7 @@ raises OSError with the file's path.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from gantry.cgroups.stats import Stats
@@ -23,8 +24,11 @@ class Cgroup(Protocol):
     def create(self, resources: Resources) -> None:
         """Make the folders and set the limits. A cgroup that has processes is refused."""
 
-    def attach(self, pid: int) -> None:
-        """Move a process (all its threads) in."""
+    def attach(self, pid: int, below: Mapping[str, str] = ...) -> None:
+        """Move a process (all its threads) in.
+
+        below: controller → a cgroup inside this one, for processes that go deeper.
+        """
 
     def set(self, resources: Resources) -> None:
         """Set what is given, leave the rest."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from gantry.cgroups import files, v1_set, v1_stats
 from gantry.cgroups.layout import Layout, absolute, own_paths
@@ -18,6 +20,7 @@ from gantry.cgroups.stats import Stats
 from gantry.model.resources import Resources
 
 _FREEZE_SECONDS = 10.0
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 # Joined only when a limit needs them: a new cpuset costs ten times the others.
 _ON_DEMAND = frozenset(("cpuset", "hugetlb", "net_cls", "net_prio", "rdma", "perf_event", "misc"))
 
@@ -63,9 +66,14 @@ class V1Cgroup:
                     continue
             raise
 
-    def attach(self, pid: int) -> None:
+    def attach(self, pid: int, below: Mapping[str, str] = _NOWHERE) -> None:
+        folders = dict(self._folders)
+        for controller, path in below.items():
+            if controller not in folders:
+                raise OSError(errno.ENOENT, f"unknown controller {controller} in sub cgroup path")
+            folders[controller] = files.beneath(folders[controller], path)
         text = str(pid)
-        for folder in dict.fromkeys(self._folders.values()):
+        for folder in dict.fromkeys(folders.values()):
             files.write(folder, "cgroup.procs", text)
 
     def set(self, resources: Resources) -> None:

@@ -6,6 +6,8 @@ import errno
 import os
 import select
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from gantry.cgroups import devices, files, v2_set, v2_stats
 from gantry.cgroups.layout import Layout, absolute, own_paths
@@ -13,6 +15,7 @@ from gantry.cgroups.stats import Stats
 from gantry.model.resources import Resources
 
 _FREEZE_SECONDS = 10.0
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 
 
 class V2Cgroup:
@@ -57,7 +60,12 @@ class V2Cgroup:
         if files.numbers(self.folder, "cgroup.procs"):
             raise OSError(errno.EBUSY, "container's cgroup is not empty", self.folder)
 
-    def attach(self, pid: int) -> None:
+    def attach(self, pid: int, below: Mapping[str, str] = _NOWHERE) -> None:
+        if below:
+            if "" not in below:
+                raise OSError(errno.EINVAL, "a sub cgroup of cgroup v2 has no controller: prefix")
+            files.write(files.beneath(self.folder, below[""]), "cgroup.procs", str(pid))
+            return
         try:
             files.write(self.folder, "cgroup.procs", str(pid))
         except OSError as error:

@@ -203,13 +203,14 @@ class Container:
         process: oci.Process,
         stdio: Stdio | None = None,
         *,
-        cgroup: str = "",
+        cgroups: Mapping[str, str] | None = None,
         preserve_fds: int = 0,
         ignore_paused: bool = False,
     ) -> ExecProcess:
         """Run another process in the container; it is the caller's child.
 
-        cgroup: a sub-cgroup of the container's to run in. Raises RuntimeFailure.
+        cgroups: controller ("" for the unified one) → an existing cgroup below the
+        container's, to run in there. Raises RuntimeFailure.
         """
         status = self.status()
         if status == "stopped":
@@ -225,7 +226,7 @@ class Container:
                 self._cgroup,
                 process,
                 fds,
-                sub_cgroup=cgroup,
+                cgroups=cgroups or {},
                 preserve_fds=preserve_fds,
             )
         except OSError as error:

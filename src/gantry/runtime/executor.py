@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NoReturn
@@ -44,7 +45,7 @@ def run(
     process: oci.Process,
     stdio: tuple[int, int, int] | None,
     *,
-    sub_cgroup: str = "",
+    cgroups: Mapping[str, str],
     preserve_fds: int = 0,
 ) -> ExecProcess:
     """Container.exec; see there."""
@@ -75,7 +76,7 @@ def run(
         finally:
             theirs.close()
         undo.callback(kill_and_reap, pid)
-        cgroup.attach(pid)
+        cgroup.attach(pid, cgroups)
         ours.send(handshake.GO)
         terminal = _converse(ours, undo)
         undo.pop_all()

@@ -43,14 +43,15 @@ def forbid_imports() -> None:
 def run(plan: InitPlan, channel: Channel) -> NoReturn:
     """Become the container's process, or report why not and exit. Never returns."""
     code = 1
+    init = Init(plan, channel)
     try:
         forbid_imports()
-        Init(plan, channel).go()
+        init.go()
     except RuntimeFailure as error:
-        channel.fail(str(error), error.exit_code)
+        channel.fail(init.stage + str(error), error.exit_code)
         code = error.exit_code
     except BaseException as error:
-        channel.fail(describe(error), FAILED)
+        channel.fail(init.stage + describe(error), FAILED)
     finally:
         os._exit(code)
 
@@ -61,6 +62,7 @@ class Init:
     def __init__(self, plan: InitPlan, channel: Channel) -> None:
         self.plan = plan
         self.channel = channel
+        self.stage = "error during container init: "  # runc's words, before the process's own
         self._in_cgroup = False
         self.rootfs = Rootfs(plan, self.wait_for_cgroup)
 
@@ -148,8 +150,8 @@ class Init:
     def _settle_process(self) -> NoReturn:
         plan = self.plan
         process = plan.process
-        rootfs = self.rootfs
-        rootfs.close()
+        self.rootfs.close()
+        self.stage = ""
         schedule.apply(process)
         if not plan.namespaces.has("user"):
             set_limits(process.identity)

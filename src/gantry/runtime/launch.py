@@ -29,10 +29,10 @@ from gantry.runtime import (
     userns,
     validate,
 )
-from gantry.runtime.errors import RuntimeFailure
+from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.handshake import Channel
 from gantry.runtime.plan import InitPlan
-from gantry.runtime.reap import failure_of, kill_and_reap
+from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap
 from gantry.runtime.rootless import can_set_groups
 from gantry.runtime.seccomp import Program
 from gantry.runtime.state import State
@@ -270,8 +270,11 @@ def _join_cgroup(
     outer = undo.pop_all()
     undo.callback(_destroy, cgroup)
     undo.push(outer)
-    cgroup.create(resources)
-    cgroup.attach(pid)
+    try:
+        cgroup.create(resources)
+        cgroup.attach(pid)
+    except OSError as error:
+        raise RuntimeFailure(f"{UNABLE}unable to apply cgroup configuration: {describe(error)}")
     channel.send(handshake.GO)
 
 
@@ -320,9 +323,7 @@ def _converse(
         elif ready:
             return console  # the end of the channel: execve has closed it
         else:
-            raise RuntimeFailure(
-                "container init was killed before it was ready (a memory limit too low?)"
-            )
+            raise RuntimeFailure(f"{UNABLE}container init was OOM-killed (memory limit too low?)")
 
 
 def _host_hooks(spec: oci.Spec, kept: State, pid: int) -> None:

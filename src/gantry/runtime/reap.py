@@ -9,10 +9,12 @@ import signal
 from gantry.kernel import syscalls
 from gantry.runtime.errors import RuntimeFailure
 
+UNABLE = "unable to start container process: "
+
 
 def failure_of(body: bytes) -> RuntimeFailure:
-    """The error that a FAILED message carries."""
-    return RuntimeFailure(body[1:].decode("utf-8", "replace"), body[0] if body else 128)
+    """The error that a FAILED message carries, introduced as runc does."""
+    return RuntimeFailure(UNABLE + body[1:].decode("utf-8", "replace"), body[0] if body else 128)
 
 
 def wait_exit(pid: int, seconds: float) -> bool:

@@ -23,7 +23,7 @@ from gantry.runtime.errors import RuntimeFailure
 
 _FORMAT: Final = 2  # part of the hash: raise it when compiling changes
 
-_ACTIONS: Final[dict[str, int]] = {
+ACTIONS: Final[dict[str, int]] = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -35,7 +35,7 @@ _ACTIONS: Final[dict[str, int]] = {
     "SCMP_ACT_NOTIFY": 0x7FC00000,
 }
 _WITH_ERRNO: Final = frozenset(("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"))
-_OPERATORS: Final[dict[str, int]] = {
+OPERATORS: Final[dict[str, int]] = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,
     "SCMP_CMP_LE": 3,
@@ -231,8 +231,23 @@ def _libseccomp() -> ctypes.CDLL:
     return _library
 
 
+def library_version() -> str:
+    """libseccomp's version, "" where it is not installed."""
+
+    class _Version(ctypes.Structure):
+        _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
+
+    try:
+        lib = _libseccomp()
+    except RuntimeFailure:
+        return ""
+    lib.seccomp_version.restype = ctypes.POINTER(_Version)
+    found = lib.seccomp_version().contents
+    return f"{found.major}.{found.minor}.{found.micro}"
+
+
 def _action(name: str, errno_ret: int | None) -> int:
-    value = _ACTIONS.get(name)
+    value = ACTIONS.get(name)
     if value is None:
         raise RuntimeFailure(f"string {name} is not a valid action for seccomp")
     if name in _WITH_ERRNO:
@@ -294,7 +309,7 @@ def _add_rule(
         raise RuntimeFailure("seccomp: too many arguments in a rule")
     args = []
     for arg in rule.args:
-        operator = _OPERATORS.get(arg.op)
+        operator = OPERATORS.get(arg.op)
         if operator is None:
             raise RuntimeFailure(f"string {arg.op} is not a valid operator for seccomp")
         if arg.index > 5:
@@ -353,7 +368,7 @@ def _with_enosys(lib: ctypes.CDLL, profile: Seccomp, default: int, code: bytes) 
     action = profile.default_action
     if action in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_NOTIFY"):
         return code
-    if action == "SCMP_ACT_ERRNO" and default == _ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS:
+    if action == "SCMP_ACT_ERRNO" and default == ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS:
         return code
     native = _NATIVE.get(MACHINE)
     if native is None:
@@ -365,7 +380,7 @@ def _with_enosys(lib: ctypes.CDLL, profile: Seccomp, default: int, code: bytes) 
             highest = max(highest, lib.seccomp_syscall_resolve_name_arch(arch, name.encode()))
     if highest < 0:
         return code
-    refuse = _ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS
+    refuse = ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS
     # Only this architecture's own numbers are judged; x32 numbers stay the filter's.
     return (
         _op(_LD_ABS, 4)

@@ -76,7 +76,7 @@ def reserve(root: str, container_id: str) -> str:
         os.makedirs(root, 0o700, exist_ok=True)
         os.mkdir(folder, 0o711)
     except FileExistsError:
-        raise RuntimeFailure(f'container with id "{container_id}" already exists'.replace('"', ""))
+        raise RuntimeFailure("container with given ID already exists")
     except OSError as error:
         raise RuntimeFailure(f"mkdir {folder}: {os.strerror(error.errno or 0).lower()}")
     return folder

@@ -1,0 +1,1 @@
+"""gantry-runc's commands: what runc's command line says, done with `Container`."""
