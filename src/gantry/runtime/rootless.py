@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 
 from gantry.oci.runtime_spec import IDMapping
@@ -47,6 +46,8 @@ def _helper(name: str, pid: int, mappings: Sequence[IDMapping]) -> None:
         for mapping in mappings
         for n in (mapping.container_id, mapping.host_id, mapping.size)
     ]
+    import subprocess  # loads threading, whose at-fork hook would dirty 400 KiB of each shim
+
     try:
         done = subprocess.run([name, str(pid), *words], capture_output=True, text=True, check=False)
     except FileNotFoundError:
