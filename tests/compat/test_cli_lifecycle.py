@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 from tests.support.cli import Cli
@@ -21,18 +22,25 @@ def trapping(cli: Cli, signals: str, *words: str) -> str:
     return created
 
 
+def now() -> str:
+    """Return the time as `--until` takes it; a duration of 0s loses the running second."""
+    return f"{time.time():.6f}"
+
+
 def state(cli: Cli, name: str) -> str:
     return cli.field(name, "{{.State.Status}} {{.State.ExitCode}}")
 
 
 class TestStart:
     def test_create_then_start(self, each_cli: Cli) -> None:
-        created = each_cli("create", "--name", "c", "busybox", "sh", "-c", "echo hi; exit 4").ok()
-        assert state(each_cli, "c") == "created 0"
-        assert each_cli("start", "c").ok() == "c"
+        created = each_cli(
+            "create", "--name", "made", "busybox", "sh", "-c", "echo hi; exit 4"
+        ).ok()
+        assert state(each_cli, "made") == "created 0"
+        assert each_cli("start", "made").ok() == "made"
         assert each_cli("wait", created).ok() == "4"
-        assert state(each_cli, "c") == "exited 4"
-        assert each_cli("logs", "c").ok() == "hi"
+        assert state(each_cli, "made") == "exited 4"
+        assert each_cli("logs", "made").ok() == "hi"
 
     def test_start_attached(self, each_cli: Cli) -> None:
         created = each_cli("create", "-i", "busybox", "sh", "-c", "cat; exit 5").ok()
@@ -281,7 +289,7 @@ class TestPs:
         created = cli("run", "-d", "busybox", "sh", "-c", "head -c 1000000 /dev/zero > /f").ok()
         cli("wait", created).ok()
         out = cli("ps", "-as", "--format", "{{.Size}}").ok()
-        assert re.match(r"(1MB|1.0\dMB) \(virtual [34](\.\d+)?MB\)", out), out
+        assert re.match(r"(1MB|1.0\dMB) \(virtual [2-4](\.\d+)?MB\)", out), out
 
     def test_status_texts(self, cli: Cli) -> None:
         created = cli("create", "busybox", "sh", "-c", "exit 2").ok()
@@ -337,7 +345,7 @@ class TestEvents:
     def test_past(self, cli: Cli) -> None:
         created = cli("run", "-d", "--name", "past", "busybox", "true").ok()
         cli("wait", created).ok()
-        words = ("--since", "1h", "--until", "0s", "-f", f"container={created}")
+        words = ("--since", "1h", "--until", now(), "-f", f"container={created}")
         out = cli("events", *words, "--format", "{{.Action}}").ok().splitlines()
         assert out == ["create", "start", "die"]
 
@@ -345,7 +353,7 @@ class TestEvents:
         created = sleeping(cli, "-l", "mark=1")
         cli("kill", "-s", "WINCH", created).ok()
         cli("rm", "-f", created).ok()
-        window = ("--since", "1h", "--until", "0s", "--format", "{{.Action}}")
+        window = ("--since", "1h", "--until", now(), "--format", "{{.Action}}")
         mine = (*window, "-f", f"container={created}")
         assert cli("events", *mine, "-f", "event=kill").ok().split() == ["kill", "kill"]
         both = cli("events", *mine, "-f", "event=start", "-f", "event=die").ok().split()
@@ -358,7 +366,16 @@ class TestEvents:
     def test_kill_has_the_signal(self, cli: Cli) -> None:
         created = sleeping(cli)
         cli("kill", "-s", "USR1", created).ok()
-        words = ("--since", "1h", "--until", "0s", "-f", f"container={created}", "-f", "event=kill")
+        words = (
+            "--since",
+            "1h",
+            "--until",
+            now(),
+            "-f",
+            f"container={created}",
+            "-f",
+            "event=kill",
+        )
         out = cli("events", *words, "--format", "{{.Actor.Attributes.signal}}").ok()
         assert out == "10"
 
@@ -370,12 +387,21 @@ def _connected(pid: int) -> bool:
 
 
 class TestAttach:
-    def test_output_from_now_on(self, each_cli: Cli) -> None:
+    def test_input_and_output(self, each_cli: Cli) -> None:
         created = each_cli("run", "-d", "-i", "busybox", "cat").ok()
         with each_cli.start("attach", created) as process:
-            out, _ = process.communicate(b"to the container\n", timeout=20)
-            assert out == b"to the container\n"
-            assert process.returncode == 0
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"to the container\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"to the container\n"
+            each_cli("kill", created).ok()
+            assert process.wait(20) == 137
+
+    def test_input_ends_with_the_first_attached(self, cli: Cli) -> None:
+        created = cli("create", "-i", "busybox", "sh", "-c", "cat; echo end").ok()
+        assert cli("start", "-ai", created, stdin=b"once\n").ok() == "once\nend"
+        assert cli.field(created, "{{.Config.OpenStdin}} {{.Config.StdinOnce}}") == "true true"
 
     def test_exit_code(self, cli: Cli) -> None:
         created = trapping(cli, "TERM")
@@ -405,13 +431,17 @@ class TestAttach:
 
     def test_two_at_a_time(self, cli: Cli) -> None:
         created = cli("run", "-d", "-i", "busybox", "cat").ok()
-        watcher = cli.start("attach", "--no-stdin", created)
-        eventually(lambda: _connected(watcher.pid))
-        cli("exec", created, "true").ok()
-        with cli.start("attach", created) as writer:
-            writer.communicate(b"shared\n", timeout=20)
-        out, _ = watcher.communicate(timeout=20)
-        assert out == b"shared\n"
+        with cli.start("attach", created) as one, cli.start("attach", created) as two:
+            for process in (one, two):
+                assert process.stdin is not None
+                assert process.stdout is not None
+                eventually(lambda process=process: _connected(process.pid))
+            assert one.stdin and one.stdout and two.stdout
+            one.stdin.write(b"shared\n")
+            one.stdin.flush()
+            assert one.stdout.readline() == b"shared\n"
+            assert two.stdout.readline() == b"shared\n"
+            cli("kill", created).ok()
 
 
 class TestExec:
@@ -440,7 +470,9 @@ class TestExec:
         created = sleeping(cli, "-u", "user", "-w", "/www")
         assert cli("exec", created, "sh", "-c", "id -u; pwd").ok() == "1000\n/www"
 
-    def test_privileged(self, cli: Cli) -> None:
+    def test_privileged(self, cli: Cli, is_gantry: bool) -> None:
+        if not is_gantry:
+            pytest.skip("runc 1.1 fails here on newer kernels: unable to apply caps")
         created = sleeping(cli)
         caps = ("grep", "CapEff", "/proc/self/status")
         plain = cli("exec", created, *caps).ok()
@@ -449,10 +481,10 @@ class TestExec:
         assert everything > plain
         assert int(everything.split()[1], 16) & (1 << 21)
 
-    def test_failures(self, each_cli: Cli) -> None:
+    def test_failures(self, each_cli: Cli, is_gantry: bool) -> None:
         created = sleeping(each_cli)
         done = each_cli("exec", created, "no-such")
-        assert done.code == 127
+        assert done.code == (127 if is_gantry else 126)  # 127 since version 23
         assert "executable file not found in $PATH" in done.out + done.err
         done = each_cli("exec", created, "/etc/passwd")
         assert done.code == 126

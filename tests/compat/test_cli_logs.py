@@ -127,7 +127,7 @@ def test_rotation(cli: Cli) -> None:
 
 def test_bad_log_driver(cli: Cli) -> None:
     cli("create", "--log-driver", "nope", "busybox").failed(
-        1, "logger: no log driver named 'nope' is registered"
+        1, "no log driver named 'nope' is registered|plugin .nope. not found"
     )
 
 

@@ -25,6 +25,10 @@ class Done:
         assert self.code == 0, f"{' '.join(self.argv)}: {self.code}\n{self.out}\n{self.err}"
         return self.out.removesuffix("\n")
 
+    def refused(self, pattern: str) -> str:
+        """Check that the client or engine refused it: 1 or 125, as client versions differ."""
+        return self.failed(125 if self.code == 125 else 1, pattern)
+
     def failed(self, code: int, pattern: str) -> str:
         """Check that it failed with `code` and a text of `pattern`; return stderr."""
         assert self.code == code, f"{self.argv}: {self.code}, not {code}\n{self.out}\n{self.err}"
