@@ -338,11 +338,11 @@ def _attachable(app: App, name: str) -> Any:
     details = app.engine.get(f"/containers/{segment(name)}/json")
     state = details["State"]
     if not state.get("Running"):
-        raise GantryError("cannot attach to a stopped container, start it first")
+        raise GantryError("You cannot attach to a stopped container, start it first")
     if state.get("Paused"):
-        raise GantryError("cannot attach to a paused container, unpause it first")
+        raise GantryError("You cannot attach to a paused container, unpause it first")
     if state.get("Restarting"):
-        raise GantryError("cannot attach to a restarting container, wait until it is running")
+        raise GantryError("You cannot attach to a restarting container, wait until it is running")
     return details
 
 
