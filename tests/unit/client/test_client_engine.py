@@ -267,9 +267,11 @@ def test_names_in_paths() -> None:
 
 
 def test_no_descriptor_is_left(peer: Peer) -> None:
-    peer.serve(peer.answers(body(b"1")), peer.answers(body(b"2")))
     before = len(os.listdir("/proc/self/fd"))
+    closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1"
+    peer.serve(peer.answers(closing), peer.answers(body(b"2")))
     with engine(peer) as client:
         client.get("/a")
         client.get("/b")
-    assert len(os.listdir("/proc/self/fd")) <= before
+    peer.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the listener's
