@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 from typing import Final
 
@@ -52,7 +51,7 @@ _OLD: Final[dict[str, dict[str, int]]] = {
 _OLD["riscv64"] = _OLD["aarch64"]
 _OLD["loongarch64"] = _OLD["aarch64"]
 
-MACHINE: Final = platform.machine()
+MACHINE: Final = os.uname().machine
 
 NUMBERS: Final[dict[str, int]] = {
     **_OLD.get(MACHINE, {}),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class MountInfo:
+class MountInfo(NamedTuple):
     """One line of /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
 
     mount_id: int
@@ -22,8 +21,7 @@ class MountInfo:
     super_options: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
+class ProcessStat(NamedTuple):
     """What identifies a process: its state letter, parent and start time.
 
     start_time: clock ticks since boot; with the pid it names a process for good.

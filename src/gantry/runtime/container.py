@@ -13,14 +13,12 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from gantry.cgroups import manager
 from gantry.cgroups.group import Cgroup
 from gantry.cgroups.stats import Stats
 from gantry.kernel import procfs, syscalls
-from gantry.model import mount as neutral
 from gantry.model.resources import Resources
 from gantry.oci import runtime_spec as oci
 from gantry.runtime import executor, hooks, launch, reap, state
@@ -28,9 +26,11 @@ from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.executor import ExecProcess
 from gantry.runtime.state import State
 
+if TYPE_CHECKING:
+    from gantry.model import mount as neutral
 
-@dataclass(frozen=True, slots=True)
-class Stdio:
+
+class Stdio(NamedTuple):
     """Three fds that the caller owns; they become the process's 0, 1 and 2."""
 
     stdin: int

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from gantry.cgroups.group import Cgroup
 from gantry.kernel import syscalls
@@ -31,8 +30,7 @@ from gantry.runtime.reap import failure_of, kill_and_reap
 from gantry.runtime.state import State
 
 
-@dataclass(frozen=True, slots=True)
-class ExecProcess:
+class ExecProcess(NamedTuple):
     """An exec'ed process: a child of the caller. console: the terminal's master, if any."""
 
     pid: int

@@ -7,12 +7,11 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gantry.cgroups import manager
 from gantry.cgroups.group import Cgroup
 from gantry.kernel import syscalls
-from gantry.model import mount as neutral
 from gantry.model.record import Record
 from gantry.model.resources import Resources
 from gantry.oci import runtime_spec as oci
@@ -36,6 +35,9 @@ from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap
 from gantry.runtime.rootless import can_set_groups
 from gantry.runtime.seccomp import Program
 from gantry.runtime.state import State
+
+if TYPE_CHECKING:
+    from gantry.model import mount as neutral
 
 
 class Pending:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 from gantry.model.errors import GantryError
 from gantry.runtime.commands.context import Context, default_root, rooted
@@ -161,10 +161,14 @@ def _run(command: str, top: Arguments, log: Log) -> int:
     return action(context, arguments)
 
 
-def script() -> None:
-    """`python -m gantry.runtime.main`."""
+def script() -> NoReturn:
+    """The console script: main, and out, without taking the interpreter apart first."""
     status = main()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        status = status or 1
     os._exit(status)
 
 

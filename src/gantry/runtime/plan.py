@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from gantry.model import mount as neutral
 from gantry.model.record import Record
 from gantry.model.resources import DeviceRule, Resources
 from gantry.mounts.options import Options, parse
@@ -17,6 +16,9 @@ from gantry.runtime.errors import RuntimeFailure
 from gantry.runtime.identity import Identity
 from gantry.runtime.namespaces import Namespaces
 from gantry.runtime.seccomp import Program
+
+if TYPE_CHECKING:
+    from gantry.model import mount as neutral
 
 
 class MountPlan(Record):

@@ -9,7 +9,6 @@ Compiling happens before the fork, always.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import marshal
 import os
 import struct
@@ -103,6 +102,12 @@ class _Arg(ctypes.Structure):
 _memory: dict[str, Program] = {}
 
 
+def _sha256(data: bytes) -> bytes:
+    import hashlib  # loads OpenSSL: only those who have a filter pay
+
+    return hashlib.sha256(data).digest()
+
+
 def key_of(profile: Seccomp) -> bytes:
     """What identifies a profile's program on this machine."""
     rules = tuple(
@@ -126,7 +131,7 @@ def key_of(profile: Seccomp) -> bytes:
         profile.flags,
         rules,
     )
-    return hashlib.sha256(marshal.dumps(whole)).digest()
+    return _sha256(marshal.dumps(whole))
 
 
 def program(profile: Seccomp, cache_folder: str | None = None) -> Program:
@@ -182,14 +187,14 @@ def _load(path: str) -> Program | None:
         return None
     magic, flags, listener, digest = _HEADER.unpack_from(data)
     code = data[_HEADER.size :]
-    if magic != b"gbpf" or hashlib.sha256(code).digest() != digest:
+    if magic != b"gbpf" or _sha256(code) != digest:
         return None
     return Program(code=code, flags=flags, listener=bool(listener))
 
 
 def _save(path: str, made: Program) -> None:
     temporary = f"{path}.{os.getpid()}"
-    header = _HEADER.pack(b"gbpf", made.flags, made.listener, hashlib.sha256(made.code).digest())
+    header = _HEADER.pack(b"gbpf", made.flags, made.listener, _sha256(made.code))
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
