@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -330,7 +331,7 @@ class TestEvents:
             each_cli("ps").ok()
             eventually(lambda: _connected(process.pid))
             each_cli("run", "--rm", "--name", "seen", "busybox", "sh", "-c", "exit 3")
-            names = []
+            names: list[str] = []
             while not names or names[-1] != "destroy":
                 event = json.loads(process.stdout.readline())
                 names.append(event["Action"])
@@ -435,7 +436,7 @@ class TestAttach:
             for process in (one, two):
                 assert process.stdin is not None
                 assert process.stdout is not None
-                eventually(lambda process=process: _connected(process.pid))
+                eventually(functools.partial(_connected, process.pid))
             assert one.stdin and one.stdout and two.stdout
             one.stdin.write(b"shared\n")
             one.stdin.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import re
@@ -64,7 +65,8 @@ class TestPublished:
             (machine.host, HOST_ADDRESS),
             (machine.host, "127.0.0.1"),
         ):
-            got = eventually(lambda h=host, a=at: h.ask_udp(a, 7007, b"hi"), f"udp {at}", 10)
+            ask = functools.partial(host.ask_udp, at, 7007, b"hi")
+            got = eventually(ask, f"udp {at}", 10)
             assert got.endswith(b" hi")
         assert machine.lan.ask_udp(HOST_ADDRESS, 7007, b"x") == f"{LAN_ADDRESS} x".encode()
 

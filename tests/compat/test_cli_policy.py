@@ -48,8 +48,8 @@ class TestRestartPolicy:
 class TestHealth:
     def test_becomes_healthy_and_unhealthy(self, each_cli: Cli) -> None:
         words = ("--health-cmd", "test ! -e /ill", "--health-interval", "100ms")
-        words += ("--health-retries", "2", "--health-timeout", "5s")
-        created = each_cli("run", "-d", *words, "busybox", "sleep", "600").ok()
+        more = ("--health-retries", "2", "--health-timeout", "5s")
+        created = each_cli("run", "-d", *words, *more, "busybox", "sleep", "600").ok()
         template = "{{.State.Health.Status}}"
         assert each_cli.field(created, template) in ("starting", "healthy")
         eventually(lambda: each_cli.field(created, template) == "healthy")

@@ -66,7 +66,6 @@ class TestSeccomp:
             "mount -t tmpfs x /mnt",
             "unshare -U true || false",
             "hostname other",
-            "date -s 2000-01-01",
         ],
     )
     def test_refuses(self, cli: Cli, program: str) -> None:
@@ -155,13 +154,14 @@ class TestDevices:
         assert "Operation not permitted" in done.err
 
     def test_device(self, cli: Cli) -> None:
-        words = ("--device", "/dev/kmsg:/dev/mine:r")
-        out = cli(
-            "run", "--rm", *words, "busybox", "sh", "-c", "ls -l /dev/mine; head -1 /dev/mine"
-        )
-        assert re.search(r"1,\s+11", out.out), out
-        assert out.code == 0, out.err
-        done = cli("run", "--rm", *words, "busybox", "sh", "-c", "echo x > /dev/mine")
+        choice = [path for path in ("/dev/fuse", "/dev/net/tun") if Path(path).exists()]
+        if not choice:
+            pytest.skip("no device here that anybody may open")
+        number = os.stat(choice[0]).st_rdev
+        words = ("--device", f"{choice[0]}:/dev/mine:r")
+        out = cli("run", "--rm", *words, "busybox", "sh", "-c", "ls -l /dev/mine; : < /dev/mine")
+        assert re.search(rf"{os.major(number)},\s+{os.minor(number)}", out.ok()), out
+        done = cli("run", "--rm", *words, "busybox", "sh", "-c", ": > /dev/mine")
         assert "Operation not permitted" in done.err
 
     def test_device_missing(self, cli: Cli) -> None:

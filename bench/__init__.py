@@ -1,0 +1,1 @@
+"""Benchmarks: gantryd beside Debian's dockerd, alternating on the same machine."""

@@ -1,0 +1,1 @@
+"""One module a row of the table; each measures one engine once and returns one number."""
