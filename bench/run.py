@@ -53,7 +53,9 @@ def measured(row: Row, engines: dict[str, Engine], quick: bool) -> dict[str, flo
 
 def about(quick: bool) -> str:
     """Return what was measured where."""
-    version = subprocess.run([program("dockerd"), "--version"], capture_output=True, text=True)
+    version = subprocess.run(
+        [program("dockerd"), "--version"], capture_output=True, text=True, check=True
+    )
     words = version.stdout.strip().rstrip(",").replace("Docker version ", "dockerd ")
     kind = "a quick run, only to see whether it works; " if quick else ""
     return (

@@ -1,6 +1,6 @@
 """exec over the API: create, start, read to the end, inspect."""
 
-from tests.support.api import Api, stream_of
+from tests.support.api import Api, Json, stream_of
 from tests.support.engine import Engine
 
 from bench.row import Row
@@ -9,8 +9,8 @@ from bench.work import client, config, create, remove, seconds, start
 
 def one(api: Api, name: str) -> None:
     """Run one command and check what it said."""
-    body = {"Cmd": ["echo", "x"], "AttachStdout": True, "AttachStderr": True}
-    made = api.post(f"/containers/{name}/exec", body=dict(body)).expect(201).text("Id")
+    body: dict[str, Json] = {"Cmd": ["echo", "x"], "AttachStdout": True, "AttachStderr": True}
+    made = api.post(f"/containers/{name}/exec", body=body).expect(201).text("Id")
     with api.hijack(f"/exec/{made}/start", body={"Detach": False, "Tty": False}) as answer:
         assert stream_of(answer.wire.rest(), 1) == b"x\n"
     assert api.get(f"/exec/{made}/json").obj()["ExitCode"] == 0
