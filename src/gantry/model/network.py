@@ -41,6 +41,8 @@ class SandboxRequest:
     port_bindings: "80/tcp" → what to publish it as; a port with no pair gets a free one.
     exposed: "80/tcp" of the image and of --expose; published too when `publish_all`.
     mac_address: ContainerConfig.MacAddress (before API 1.44), for the network of `mode`.
+    environment: the container's own, which legacy links show to others.
+    egress: where it may connect to (DNS names, addresses, CIDRs); None: anywhere.
     """
 
     container_id: str
@@ -58,7 +60,8 @@ class SandboxRequest:
     dns_options: Sequence[str] = ()
     extra_hosts: Sequence[str] = ()  # "name:address", "name=address"; address may be host-gateway
     mac_address: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict)  # gantry.egress.allow
+    environment: Sequence[str] = ()
+    egress: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class EndpointState:
     """One attachment as it is. Addresses without prefix; "" where there is none.
 
     interface: its name in the sandbox; host_interface: the veth's other end, "" if none.
+    on_link4, on_link6: it is a way out without a gateway's address (ipvlan l3).
     """
 
     network: str
@@ -85,6 +89,8 @@ class EndpointState:
     gw_priority: int = 0
     driver_opts: Mapping[str, str] = field(default_factory=dict)
     config: EndpointConfig = field(default_factory=EndpointConfig)
+    on_link4: bool = False
+    on_link6: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +149,18 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class IpamPool:
-    """One subnet of a network (IPAM.Config). Addresses as text, "" where not given."""
+    """One subnet of a network (IPAM.Config). Addresses as text, "" where not given.
+
+    pool_id: the IPAM driver's name for the lease, "" before there is one.
+    gateway_leased: the gateway's address was requested from the driver, and goes back to it.
+    """
 
     subnet: str = ""
     ip_range: str = ""
     gateway: str = ""
     aux: Mapping[str, str] = field(default_factory=dict)
+    pool_id: str = ""
+    gateway_leased: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +168,6 @@ class NetworkRecord:
     """A network as it was created, with the addresses it was given: all that is stored.
 
     created: RFC 3339 with nanoseconds. ipam: with subnets and gateways filled in.
-
     """
 
     id: str

@@ -1,182 +1,443 @@
-"""One bridge network: its device in the host, its addresses, the sandboxes made for it."""
+"""The bridge driver: a Linux bridge a network, a veth an endpoint.
+
+A bridge takes 1,023 ports (BR_MAX_PORTS); a network that gets more endpoints grows
+further bridges, *shards*, joined to the first by a veth pair. Together they are one
+segment; only the first has the gateway's address.
+
+Every device of ours carries the alias "gantry:<network id>" (`ip link show`): that is
+how a restarted daemon tells its own from others'.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address, ip_network
 
-from gantry.ipc.owner import TaskOwner
-from gantry.model.errors import Forbidden, System
-from gantry.model.network import IpamPool, NetworkRecord
-from gantry.network import interfaces, netlink
-from gantry.network.firewall import BridgeRules
+from gantry.model.errors import Forbidden, InvalidParameter, System
+from gantry.model.network import EndpointState, NetworkRecord
+from gantry.network import drivers, interfaces, netlink
+from gantry.network.drivers import Attached, Traits, Wanted
+from gantry.network.firewall import BridgeRules, Firewall
 from gantry.network.interfaces import Interface
-from gantry.network.ipam import AddressPool
 from gantry.network.netns import Namespaces
-from gantry.network.pool import Pool
-
-_log = logging.getLogger(__name__)
 
 ALIAS = "gantry:"
-"""Bridges of ours carry the alias "gantry:<network id>" (ip link show)."""
+PREFIX = "com.docker.network.bridge."
+NAME, MASQUERADE, ICC = PREFIX + "name", PREFIX + "enable_ip_masquerade", PREFIX + "enable_icc"
+MODE4, MODE6 = PREFIX + "gateway_mode_ipv4", PREFIX + "gateway_mode_ipv6"
+INHIBIT4, BINDING = PREFIX + "inhibit_ipv4", PREFIX + "host_binding_ipv4"
+DEFAULT, TRUSTED = PREFIX + "default_bridge", PREFIX + "trusted_host_interfaces"
+MODES = ("nat", "nat-unprotected", "routed", "isolated")
+SHARD = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A sandbox with an interface in a network, that nobody uses yet."""
+class BridgeOptions:
+    """The network's options, parsed."""
 
-    netns_fd: int
-    interface: Interface
-    ip: str
-    ipv6: str = ""
+    name: str = ""
+    mtu: int = 0
+    masquerade: bool = True
+    icc: bool = True
+    mode4: str = "nat"
+    mode6: str = "nat"
+    inhibit4: bool = False
+    binding: str = ""
+    host4: str = ""
+    host6: str = ""
+    trusted: tuple[str, ...] = ()
+    iface_prefix: str = "eth"
 
+    @classmethod
+    def parse(cls, options: Mapping[str, str]) -> BridgeOptions:
+        """InvalidParameter with Docker's text for values that are none."""
 
-class BridgeNetwork:
-    """The live part of a bridge network; `record` is what is stored of it."""
+        def failed(name: str, why: str) -> InvalidParameter:
+            return InvalidParameter(f"failed to parse {name} value: {options[name]} ({why})")
 
-    def __init__(
-        self,
-        record: NetworkRecord,
-        bridge: str,
-        namespaces: Namespaces,
-        *,
-        mtu: int = 0,
-        iface_prefix: str = "eth",
-    ) -> None:
-        self.record = record
-        self.bridge = bridge
-        self.mtu = mtu
-        self.iface_prefix = iface_prefix
-        self.index = 0
-        self._namespaces = namespaces
-        self.pools4 = [_pool(p) for p in record.ipam if p.subnet and ":" not in p.subnet]
-        self.pools6 = [_pool(p) for p in record.ipam if ":" in p.subnet]
-        self.gateway4 = next((p.gateway for p in record.ipam if ":" not in p.subnet), "")
-        self.gateway6 = next((p.gateway for p in record.ipam if ":" in p.subnet), "")
-        self.sandboxes: Pool[Prepared] | None = None
+        def yes(name: str, default: bool) -> bool:
+            try:
+                return drivers.flag(options, name, default)
+            except ValueError as error:
+                raise failed(name, str(error)) from None
 
-    def rules(self, *, masquerade: bool, icc: bool) -> BridgeRules:
-        return BridgeRules(
-            bridge=self.bridge,
-            subnets4=tuple(str(pool.subnet) for pool in self.pools4),
-            subnets6=tuple(str(pool.subnet) for pool in self.pools6),
-            masquerade=masquerade,
-            icc=icc,
-            internal=self.record.internal,
+        def mode(name: str) -> str:
+            value = options.get(name, "nat")
+            if value not in MODES:
+                raise failed(name, f"unknown gateway mode {value}")
+            return value
+
+        def address(name: str, version: int = 0) -> str:
+            value = options.get(name, "")
+            if value:
+                try:
+                    if version and ip_address(value).version != version:
+                        raise ValueError
+                except ValueError:
+                    raise failed(name, "nil ip") from None
+            return value
+
+        mtu = options.get(drivers.MTU_OPTION, "0")
+        try:
+            number = int(mtu)
+        except ValueError:
+            raise failed(
+                drivers.MTU_OPTION, f'strconv.Atoi: parsing "{mtu}": invalid syntax'
+            ) from None
+        if number < 0:
+            raise InvalidParameter(f"invalid MTU number: {number}")
+        return cls(
+            name=options.get(NAME, ""),
+            mtu=number,
+            masquerade=yes(MASQUERADE, True),
+            icc=yes(ICC, True),
+            mode4=mode(MODE4),
+            mode6=mode(MODE6),
+            inhibit4=yes(INHIBIT4, False),
+            binding=address(BINDING),
+            host4=address(drivers.HOST_IPV4_OPTION, 4),
+            host6=address(drivers.HOST_IPV6_OPTION, 6),
+            trusted=tuple(filter(None, options.get(TRUSTED, "").split(":"))),
+            iface_prefix=options.get(drivers.IFACE_PREFIX_OPTION) or "eth",
         )
 
-    async def up(self) -> None:
-        """Make the device, or take over the one that an earlier daemon made. Forbidden
-        when a device of that name is not ours."""
-        self.index = await self._namespaces.run(self._up)
 
-    def _up(self) -> int:
-        host = self._namespaces.host
-        found = netlink.link(host, self.bridge)
-        if found is not None and not (found.kind == "bridge" and found.alias.startswith(ALIAS)):
-            raise Forbidden(f"cannot use {self.bridge}: a device of that name is not gantry's")
-        if found is None:
-            host.batch(
-                (
-                    netlink.add_link(
-                        self.bridge, "bridge", mac=interfaces.random_mac(), mtu=self.mtu
-                    ),
-                    netlink.set_alias(self.bridge, ALIAS + self.record.id),
+@dataclass(slots=True)
+class _Device:
+    """A network's bridges: name, index and number of ports of each, the first one first."""
+
+    options: BridgeOptions
+    names: list[str] = field(default_factory=list)
+    indexes: list[int] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
+
+
+def bridge_name(record: NetworkRecord) -> str:
+    return record.options.get(NAME) or f"br-{record.id[:12]}"
+
+
+class BridgeDriver:
+    """See the module and `gantry.network.drivers.PortDriver`.
+
+    shard: endpoints a bridge, before the next one is made.
+    """
+
+    name = "bridge"
+
+    def __init__(
+        self, namespaces: Namespaces, firewall: Firewall | None, *, mtu: int = 0, shard: int = SHARD
+    ) -> None:
+        self._namespaces = namespaces
+        self._firewall = firewall
+        self._mtu = mtu
+        self.shard = shard
+        self._devices: dict[str, _Device] = {}
+
+    async def traits(self, record: NetworkRecord) -> Traits:
+        options = BridgeOptions.parse(record.options)
+        isolated = record.internal and options.mode4 == "isolated"
+        return Traits(gateways=not (isolated or (options.inhibit4 and record.internal)), ports=True)
+
+    def check(self, record: NetworkRecord, others: Sequence[NetworkRecord]) -> None:
+        options = BridgeOptions.parse(record.options)
+        for version, mode in (("ipv4", options.mode4), ("ipv6", options.mode6)):
+            if mode == "isolated" and not record.internal:
+                raise InvalidParameter(
+                    f"gateway mode 'isolated' can only be used for an internal network"
+                    f" (option {PREFIX}gateway_mode_{version})"
                 )
-            )
-            found = netlink.link(host, self.bridge)
-            assert found is not None
-        if not self.pools6:
-            interfaces.write_sysctl(f"net.ipv6.conf.{self.bridge}.disable_ipv6", "1")
-        else:
-            interfaces.write_sysctl(f"net.ipv6.conf.{self.bridge}.disable_ipv6", "0")
-            interfaces.write_sysctl(f"net.ipv6.conf.{self.bridge}.accept_ra", "0")
-        # Published ports on 127.0.0.1: packets from there are translated towards this
-        # bridge and must be allowed onto it. The firewall keeps the other way shut.
-        interfaces.write_sysctl(f"net.ipv4.conf.{self.bridge}.route_localnet", "1")
-        messages = []
-        for gateway, pools in ((self.gateway4, self.pools4), (self.gateway6, self.pools6)):
-            if gateway and pools:
-                prefix = pools[0].subnet.prefixlen
-                messages.append(netlink.add_address(found.index, gateway, prefix, broadcast=True))
-        messages.append(netlink.set_link(found.index, up=True))
-        host.batch(messages)
-        return found.index
+        if len(bridge_name(record)) > 15 or "/" in bridge_name(record):
+            raise InvalidParameter(f"invalid bridge name: {bridge_name(record)}")
+        for other in others:
+            if bridge_name(other) == bridge_name(record) and other.id != record.id:
+                raise Forbidden(
+                    f"cannot create network {record.id} ({bridge_name(record)}): conflicts with"
+                    f" network {other.id} ({bridge_name(other)}): networks have same bridge name"
+                )
 
-    async def down(self) -> None:
-        """Remove the device. Idempotent."""
-        host = self._namespaces
-        await host.run(lambda: host.host.do(netlink.delete_link(name=self.bridge)))
-        self.index = 0
+    async def create(self, record: NetworkRecord) -> None:
+        options = BridgeOptions.parse(record.options)
+        device = _Device(options)
+        try:
+            await self._namespaces.run(partial(self._make, record, device))
+        except OSError as error:
+            raise System(f"cannot create network {record.id}: {error}") from error
+        self._devices[record.id] = device
+        try:
+            for name in device.names:
+                await self._protect(record, name)
+        except BaseException:
+            await self.remove(record)
+            raise
+
+    async def _protect(self, record: NetworkRecord, bridge: str) -> None:
+        if self._firewall is None:
+            return
+        options = self._devices[record.id].options
+        subnets = [pool.subnet for pool in record.ipam if pool.subnet]
+        rules = BridgeRules(
+            bridge=bridge,
+            subnets4=tuple(s for s in subnets if ":" not in s),
+            subnets6=tuple(s for s in subnets if ":" in s),
+            masquerade=options.masquerade,
+            snat4=options.host4,
+            snat6=options.host6,
+            icc=options.icc,
+            internal=record.internal,
+            mode4=options.mode4,
+            mode6=options.mode6,
+            trusted=options.trusted,
+            shard=bridge != bridge_name(record),
+        )
+        await self._firewall.add_bridge(rules)
+
+    async def remove(self, record: NetworkRecord) -> None:
+        device = self._devices.pop(record.id, None)
+        names = device.names if device else [bridge_name(record)]
+        if self._firewall is not None:
+            for name in names:
+                await self._firewall.remove_bridge(name)
+        await self._namespaces.run(partial(self._unmake, record))
+
+    def host_ip(self, record: NetworkRecord) -> str:
+        return BridgeOptions.parse(record.options).binding
+
+    def routed(self, record: NetworkRecord, version: int) -> bool:
+        options = BridgeOptions.parse(record.options)
+        return (options.mode4 if version == 4 else options.mode6) == "routed"
 
     # --- endpoints -------------------------------------------------------------------
 
-    def interface(self, ip: str, ipv6: str = "", *, mac: str = "", index: int = 0) -> Interface:
-        prefix4 = self.pools4[0].subnet.prefixlen if self.pools4 else 0
-        prefix6 = self.pools6[0].subnet.prefixlen if self.pools6 else 0
-        internal = self.record.internal
-        return Interface(
-            host_name=interfaces.veth_name(),
-            name=f"{self.iface_prefix}0",
-            master=self.index,
-            mac=mac or (interfaces.mac_for(ip) if ip else interfaces.random_mac()),
-            mtu=self.mtu,
-            index=index,
-            ipv4=f"{ip}/{prefix4}" if ip else "",
-            ipv6=f"{ipv6}/{prefix6}" if ipv6 else "",
-            gateway4=self.gateway4 if ip and not internal else "",
-            gateway6=self.gateway6 if ipv6 and not internal else "",
-        )
+    async def attach(self, record: NetworkRecord, wanted: Wanted, netns_fd: int) -> Attached:
+        interface = await self._plan(record, wanted)
+        try:
+            await self._namespaces.run(
+                partial(interfaces.plug, self._namespaces, netns_fd, interface)
+            )
+        except BaseException:
+            self._unplan(record, interface)
+            raise
+        return self._attached(record, wanted, interface)
 
-    async def prepare(self) -> Prepared:
-        """A new sandbox with an interface and an address in this network."""
-        ip = self.pools4[0].allocate() if self.pools4 else ""
-        ipv6 = self.pools6[0].allocate() if self.pools6 else ""
-        interface = self.interface(ip, ipv6, index=2)
+    async def make(self, record: NetworkRecord, wanted: Wanted) -> tuple[int, Attached]:
+        """A new sandbox with the endpoint in it, made in one visit: its fd."""
+        interface = await self._plan(record, wanted)
         try:
             fd = await self._namespaces.run_for_fd(
-                lambda: interfaces.new_sandbox(self._namespaces, interface)
+                partial(interfaces.new_sandbox, self._namespaces, interface)
             )
-        except OSError as error:
-            self.release(ip, ipv6)
-            raise System(f"failed to create a network sandbox: {error}") from error
         except BaseException:
-            self.release(ip, ipv6)
+            self._unplan(record, interface)
             raise
-        return Prepared(fd, interface, ip, ipv6)
+        return fd, self._attached(record, wanted, interface)
 
-    def discard(self, prepared: Prepared) -> None:
-        os.close(prepared.netns_fd)
-        self.release(prepared.ip, prepared.ipv6)
+    async def detach(self, record: NetworkRecord, state: EndpointState, netns_fd: int) -> None:
+        await self._namespaces.run(partial(self._unplug, (state.host_interface,)))
+        self.forget(record, (state,))
 
-    def start_pool(self, size: int, owner: TaskOwner) -> None:
-        self.sandboxes = Pool(size, self.prepare, self.discard, owner, self.record.name)
-        self.sandboxes.fill()
+    def forget(self, record: NetworkRecord, states: Sequence[EndpointState]) -> None:
+        """These endpoints' interfaces are gone (with their namespaces)."""
+        device = self._devices.get(record.id)
+        if device is not None:
+            # Which shard they were in is not worth a question: any that has ports.
+            for _ in states:
+                shard = max(range(len(device.ports)), key=device.ports.__getitem__)
+                device.ports[shard] = max(0, device.ports[shard] - 1)
 
-    async def take(self) -> Prepared:
-        if self.sandboxes is None:
-            return await self.prepare()
-        return await self.sandboxes.take()
+    async def adopt(self, record: NetworkRecord, state: EndpointState) -> None:
+        """Its port was counted when the bridge was taken over."""
 
-    def claim(self, *addresses: str) -> None:
-        """Mark addresses as given out (to containers that ran before this daemon)."""
-        for address in filter(None, addresses):
-            for pool in self.pools6 if ":" in address else self.pools4:
-                with contextlib.suppress(Exception):
-                    pool.claim(address)
+    async def unplug_all(self, host_interfaces: Sequence[str]) -> None:
+        """Delete the host's ends of veths; those that are gone already are none's worry."""
+        await self._namespaces.run(partial(self._unplug, host_interfaces))
 
-    def release(self, *addresses: str) -> None:
-        for address in filter(None, addresses):
-            for pool in self.pools6 if ":" in address else self.pools4:
-                pool.release(address)
+    async def sweep(self, known: frozenset[str]) -> None:
+        """Remove veths in our bridges whose names are not in `known`."""
+        masters = {index for device in self._devices.values() for index in device.indexes}
+
+        def sweep() -> None:
+            host = self._namespaces.host
+            stale = [
+                link.index
+                for link in netlink.links(host)
+                if link.master in masters and link.name not in known and not link.alias
+            ]
+            host.batch(netlink.delete_link(index) for index in stale)
+
+        await self._namespaces.run(sweep)
+        for device in self._devices.values():
+            device.ports = await self._namespaces.run(partial(self._count, device.indexes))
+
+    def _attached(self, record: NetworkRecord, wanted: Wanted, interface: Interface) -> Attached:
+        out = not record.internal
+        return Attached(
+            interface=interface.name,
+            host_interface=interface.host_name,
+            mac=interface.mac,
+            gateway4=wanted.gateway4 if out and wanted.ipv4 else "",
+            gateway6=wanted.gateway6 if out and wanted.ipv6 else "",
+        )
+
+    async def _plan(self, record: NetworkRecord, wanted: Wanted) -> Interface:
+        device = self._devices.get(record.id)
+        if device is None:
+            raise System(f"network {record.id} has no bridge")
+        shard = next((n for n, ports in enumerate(device.ports) if ports < self.shard), -1)
+        if shard < 0:
+            await self._namespaces.run(partial(self._grow, record, device))
+            await self._protect(record, device.names[-1])
+            shard = len(device.ports) - 1
+        device.ports[shard] += 1
+        options = device.options
+        out = not record.internal
+        address = wanted.ipv4.partition("/")[0]
+        return Interface(
+            host_name=interfaces.veth_name(),
+            name=wanted.interface,
+            master=device.indexes[shard],
+            mac=wanted.mac or (interfaces.mac_for(address) if address else interfaces.random_mac()),
+            mtu=options.mtu or self._mtu,
+            index=2 if wanted.fresh else 0,
+            ipv4=wanted.ipv4,
+            ipv6=wanted.ipv6,
+            gateway4=wanted.gateway4 if out and wanted.default4 and wanted.ipv4 else "",
+            gateway6=wanted.gateway6 if out and wanted.default6 and wanted.ipv6 else "",
+            link_local=wanted.link_local,
+            isolated=_isolated(record, options),
+            sysctls=wanted.sysctls,
+        )
+
+    def _unplan(self, record: NetworkRecord, interface: Interface) -> None:
+        device = self._devices.get(record.id)
+        if device is not None and interface.master in device.indexes:
+            device.ports[device.indexes.index(interface.master)] -= 1
+
+    # --- on the worker ---------------------------------------------------------------
+
+    def _make(self, record: NetworkRecord, device: _Device) -> None:
+        host = self._namespaces.host
+        name = bridge_name(record)
+        found = netlink.link(host, name)
+        if found is not None and found.kind != "bridge":
+            raise Forbidden(f"cannot use {name}: it exists and is not a bridge")
+        if found is not None and not found.alias.startswith(ALIAS) and NAME not in record.options:
+            raise Forbidden(f"cannot use {name}: a device of that name is not gantry's")
+        made = found is None
+        if found is None:
+            host.do(_new_bridge(name, device.options.mtu or self._mtu))
+            found = netlink.link(host, name)
+            assert found is not None
+        try:
+            self._configure(record, device, found.index, name, made)
+        except BaseException:
+            if made:
+                with contextlib.suppress(OSError):
+                    host.do(netlink.delete_link(found.index))
+            raise
+        others = sorted(
+            (link.name, link.index)
+            for link in (() if made else netlink.links(host))
+            if link.kind == "bridge" and link.alias == ALIAS + record.id and link.name != name
+        )
+        device.names = [name, *(other for other, _ in others)]
+        device.indexes = [found.index, *(index for _, index in others)]
+        device.ports = [0] if made else self._count(device.indexes)
+
+    def _configure(
+        self, record: NetworkRecord, device: _Device, index: int, name: str, made: bool
+    ) -> None:
+        options = device.options
+        sysctl = interfaces.write_sysctl
+        has6 = any(":" in pool.subnet for pool in record.ipam)
+        sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "0" if has6 else "1")
+        if has6:
+            sysctl(f"net.ipv6.conf.{name}.accept_ra", "0")
+        # Published ports on 127.0.0.1: packets from there are translated towards this
+        # bridge and must be allowed onto it. The firewall keeps the other way shut.
+        sysctl(f"net.ipv4.conf.{name}.route_localnet", "1")
+        messages = [netlink.set_alias(name, ALIAS + record.id)] if made else []
+        for pool in record.ipam:
+            version6 = ":" in pool.subnet
+            isolated = record.internal and (options.mode6 if version6 else options.mode4) == (
+                "isolated"
+            )
+            if not pool.gateway or isolated or (options.inhibit4 and not version6):
+                continue
+            prefix = ip_network(pool.subnet).prefixlen
+            messages.append(netlink.add_address(index, pool.gateway, prefix, broadcast=True))
+        if has6:
+            messages.append(netlink.add_address(index, "fe80::1", 64))
+        messages.append(netlink.set_link(index, up=True))
+        self._namespaces.host.batch(messages)
+        if not options.icc and DEFAULT in record.options:
+            # Links are exceptions, which only the packet filter can make. It sees packets
+            # between two ports only if the bridge is told to show them.
+            with contextlib.suppress(OSError):
+                self._namespaces.host.do(netlink.filter_bridge(index))
+
+    def _grow(self, record: NetworkRecord, device: _Device) -> None:
+        """One more shard, and a wire from it to the first."""
+        host = self._namespaces.host
+        number = len(device.names)
+        name = f"bs{number}-{record.id[: 12 - len(str(number))]}"
+        mtu = device.options.mtu or self._mtu
+        host.batch((_new_bridge(name, mtu), netlink.set_alias(name, ALIAS + record.id)))
+        found = netlink.link(host, name)
+        assert found is not None
+        try:
+            here, there = interfaces.veth_name(), interfaces.veth_name()
+            interfaces.write_sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "1")
+            host.batch(
+                (
+                    netlink.add_veth(
+                        here, there, self._namespaces.home, master=found.index, mtu=mtu
+                    ),
+                    netlink.set_link(0, by_name=there, master=device.indexes[0], up=True),
+                    netlink.set_alias(here, ALIAS + record.id),
+                    netlink.set_alias(there, ALIAS + record.id),
+                    netlink.set_link(found.index, up=True),
+                )
+            )
+        except BaseException:
+            with contextlib.suppress(OSError):
+                host.do(netlink.delete_link(found.index))
+            raise
+        device.names.append(name)
+        device.indexes.append(found.index)
+        device.ports.append(0)
+
+    def _unmake(self, record: NetworkRecord) -> None:
+        host = self._namespaces.host
+        ours = [
+            link.index
+            for link in netlink.links(host)
+            if link.alias == ALIAS + record.id and link.kind == "bridge"
+        ]
+        wires = [
+            link.index
+            for link in netlink.links(host)
+            if link.alias == ALIAS + record.id and link.kind == "veth"
+        ]
+        host.batch(netlink.delete_link(index) for index in (*wires, *ours))
+
+    def _unplug(self, names: Sequence[str]) -> None:
+        self._namespaces.host.batch([netlink.delete_link(name=name) for name in names if name])
+
+    def _count(self, indexes: Sequence[int]) -> list[int]:
+        masters = [link.master for link in netlink.links(self._namespaces.host)]
+        return [masters.count(index) for index in indexes]
 
 
-def _pool(pool: IpamPool) -> AddressPool:
-    taken = [address for address in (pool.gateway, *pool.aux.values()) if address]
-    return AddressPool(pool.subnet, range=pool.ip_range, taken=taken)
+def _isolated(record: NetworkRecord, options: BridgeOptions) -> bool:
+    """Whether the bridge itself keeps its ports from each other (icc=false)."""
+    return not options.icc and DEFAULT not in record.options
+
+
+def _new_bridge(name: str, mtu: int) -> netlink.Message:
+    return netlink.add_link(name, "bridge", mac=interfaces.random_mac(), mtu=mtu)
 
 
 def choose_bridge_name(namespaces: Namespaces, wanted: str) -> str:
@@ -191,10 +452,10 @@ def choose_bridge_name(namespaces: Namespaces, wanted: str) -> str:
 
 
 def existing_address(namespaces: Namespaces, bridge: str) -> str:
-    """The IPv4 "address/prefix" of a bridge of ours that is already there, "" if none."""
+    """The IPv4 "address/prefix" of a bridge that is already there, "" if none. On the worker."""
     host = namespaces.host
     found = netlink.link(host, bridge)
-    if found is None or not found.alias.startswith(ALIAS):
+    if found is None:
         return ""
     for address in netlink.addresses(host, 4):
         if address.index == found.index:
@@ -202,26 +463,6 @@ def existing_address(namespaces: Namespaces, bridge: str) -> str:
     return ""
 
 
-def free_subnet(namespaces: Namespaces, pools: tuple[tuple[str, int], ...], used: list[str]) -> str:
-    """The first subnet of the pools that neither a network nor a route of the host uses."""
-    taken = [ip_network(subnet, strict=False) for subnet in used]
-    taken += [
-        ip_network(route.target, strict=False)
-        for route in netlink.routes(namespaces.host)
-        if route.target and not route.gateway
-    ]
-    for base, size in pools:
-        for candidate in ip_network(base).subnets(new_prefix=size):
-            if not any(c.version == 4 and candidate.overlaps(c) for c in taken):
-                return str(candidate)
-    raise System("could not find an available, non-overlapping IPv4 address pool")
-
-
-def first_host(subnet: str) -> str:
-    return str(ip_network(subnet)[1])
-
-
-def split_interface(value: str) -> tuple[str, str]:
-    """ "172.17.0.1/16" → ("172.17.0.1", "172.17.0.0/16")."""
-    found = ip_interface(value)
-    return str(found.ip), str(found.network)
+def routes_on_link(namespaces: Namespaces) -> list[str]:
+    """The subnets that the host itself is in: networks avoid them. On the worker."""
+    return [r.target for r in netlink.routes(namespaces.host) if r.target and not r.gateway]

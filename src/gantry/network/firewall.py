@@ -21,6 +21,7 @@ class BridgeRules:
     mode4, mode6: "nat", "nat-unprotected" (all ports reachable by direct routing),
     "routed" (no NAT; published ports reachable by direct routing), "isolated".
     trusted: interfaces from which direct routing to any port is allowed.
+    shard: only a further switch of a network whose first bridge has all the rules.
     """
 
     bridge: str
@@ -34,6 +35,7 @@ class BridgeRules:
     mode4: str = "nat"
     mode6: str = "nat"
     trusted: tuple[str, ...] = ()
+    shard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -36,6 +35,7 @@ class Interface:
     ipv6: str = ""
     gateway4: str = ""
     gateway6: str = ""
+    link_local: tuple[str, ...] = ()
     isolated: bool = False
     sysctls: tuple[tuple[str, str], ...] = ()  # ("net.ipv4.conf.IFNAME.forwarding", "1")
 
@@ -105,10 +105,8 @@ def configure(inside: netlink.Socket, interface: Interface) -> None:
         found = netlink.link(inside, interface.name)
         assert found is not None, f"no interface {interface.name}"
         index = found.index
-    if interface.ipv6:
-        write_sysctl(f"net.ipv6.conf.{interface.name}.disable_ipv6", "0")
-    else:
-        write_sysctl(f"net.ipv6.conf.{interface.name}.disable_ipv6", "1")
+    has6 = interface.ipv6 or any(":" in address for address in interface.link_local)
+    write_sysctl(f"net.ipv6.conf.{interface.name}.disable_ipv6", "0" if has6 else "1")
     for key, value in interface.sysctls:
         write_sysctl(key.replace("IFNAME", interface.name), value, required=True)
     messages = [_address(index, address) for address in (interface.ipv4, interface.ipv6) if address]
@@ -145,4 +143,11 @@ def read_sysctl(name: str) -> str:
         return ""
 
 
-Undo = Callable[[], None]
+def set_mac(namespaces: Namespaces, netns_fd: int, name: str, mac: str) -> None:
+    """Change an interface's MAC address; a veth's may change while it is up."""
+
+    def change() -> None:
+        with netlink.Socket() as inside:
+            inside.do(netlink.set_link(0, by_name=name, mac=mac))
+
+    namespaces.inside(netns_fd, change)

@@ -40,6 +40,7 @@ IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_IFALIAS = 10, 18, 28, 20
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFLA_AF_SPEC, IFLA_INET6_ADDR_GEN_MODE = 26, 8
+IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES = 36, 37
 VETH_INFO_PEER = 1
 IFF_UP = 0x1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
@@ -290,6 +291,14 @@ def set_link(
     if master is not None:
         payload += u32(IFLA_MASTER, master)
     return Message(RTM_NEWLINK, 0, payload, f"set link {by_name or name or index}", ignore)
+
+
+def filter_bridge(index: int) -> Message:
+    """Show the bridge's own traffic to ip(6)tables and nftables' inet hooks."""
+    data = u8(IFLA_BR_NF_CALL_IPTABLES, 1) + u8(IFLA_BR_NF_CALL_IP6TABLES, 1)
+    info = text(IFLA_INFO_KIND, "bridge") + nested(IFLA_INFO_DATA, data)
+    payload = _link_head(index) + nested(IFLA_LINKINFO, info)
+    return Message(RTM_NEWLINK, 0, payload, f"filter bridge {index}")
 
 
 def set_alias(name: str, alias: str) -> Message:

@@ -5,7 +5,8 @@ adding one is a transaction of one message and the kernel finds it by a hash.
 
 A packet's way through the table::
 
-    raw-prerouting   from a container to 127.0.0.0/8, from anywhere but
+    raw-prerouting   seen on its way through a shard's bridge           → untracked
+                     from a container to 127.0.0.0/8, from anywhere but
                      this host to a port published on 127.0.0.0/8       → drop
     prerouting       to an address of this host                         → ports
     output           likewise (127.0.0.1, our own addresses)            → ports
@@ -20,6 +21,10 @@ A packet's way through the table::
                      or from 127.0.0.1                                  → masquerade
                      out of a masquerading bridge                       → masquerade or snat
 
+Where bridges show their own frames to the packet filter (br_netfilter), a translated one
+would have to leave a network's first bridge by the wire it came from, which a bridge does
+not do. Packets out of shards are marked there, and left to the userland proxy.
+
 Ports published on 127.0.0.1 are out of other hosts' reach, whatever route_localnet says
 (the class of CVE-2020-8558). `iifname` in postrouting needs Linux 5.7, as does dockerd's
 own backend.
@@ -29,6 +34,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_network
 
@@ -48,6 +54,7 @@ _log = logging.getLogger(__name__)
 _SETS = {
     "bridges": "set {type ifname;}",
     "same": "set {type ifname . ifname;}",
+    "shards": "set {type ifname;}",
     "apart": "set {type ifname . ifname;}",
     "internal": "set {type ifname;}",
     "trusted": "set {type ifname . ifname;}",
@@ -73,6 +80,8 @@ _SETS = {
     "physical": "set {type ifname;}",
 }
 
+_SHARD_MARK = "0x67616e74"
+
 _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ports": (
         "",
@@ -89,13 +98,18 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "raw-prerouting": (
         "type filter hook prerouting priority raw;",
         (
+            f"iifname @shards meta mark set {_SHARD_MARK} notrack",
             "iifname @bridges ip daddr 127.0.0.0/8 drop",
             'iifname != "lo" ip daddr . meta l4proto . th dport @loopback drop',
         ),
     ),
     "prerouting": (
         "type nat hook prerouting priority dstnat;",
-        ("ip daddr 127.0.0.0/8 return", "fib daddr type local jump ports"),
+        (
+            "ip daddr 127.0.0.0/8 return",
+            f"meta mark {_SHARD_MARK} return",
+            "fib daddr type local jump ports",
+        ),
     ),
     "output": (
         "type nat hook output priority -100;",
@@ -174,6 +188,7 @@ class NftFirewall:
         self._elements: Elements | None = None
         self._bridges: dict[str, list[Element]] = {}
         self._ports: dict[PortRule, list[Element]] = {}
+        self._counts: Counter[Element] = Counter()  # rules may share an element
 
     async def start(self) -> None:
         nftables.run(ruleset(self.table))
@@ -195,9 +210,19 @@ class NftFirewall:
         self._change([], self._bridges.pop(bridge, []))
 
     async def publish(self, add: Sequence[PortRule], remove: Sequence[PortRule] = ()) -> None:
-        gone = [element for rule in remove for element in self._ports.get(rule, [])]
-        new = {rule: _port_elements(rule) for rule in add}
-        self._change([element for elements in new.values() for element in elements], gone)
+        counts = self._counts
+        gone = [e for rule in remove for e in self._ports.get(rule, ())]
+        new = {rule: _port_elements(rule) for rule in add if rule not in self._ports}
+        delta = Counter(e for elements in new.values() for e in elements)
+        delta.subtract(gone)
+        self._change(
+            [e for e, n in delta.items() if n > 0 and not counts[e]],
+            [e for e, n in delta.items() if n < 0 and counts[e] + n <= 0],
+        )
+        counts.update(delta)
+        for element in gone:
+            if counts[element] <= 0:
+                del counts[element]
         for rule in remove:
             self._ports.pop(rule, None)
         self._ports.update(new)
@@ -235,13 +260,14 @@ class NftFirewall:
         return list(dict.fromkeys(found))
 
     def _change(self, add: Sequence[Element], remove: Sequence[Element]) -> None:
-        """Elements that two ports share (open4 of one port published twice) are counted."""
         assert self._elements is not None, "not started"
         self._elements.change(add=dict.fromkeys(add), remove=dict.fromkeys(remove), strict=False)
 
 
 def _bridge_elements(rules: BridgeRules) -> list[Element]:
     name = name_field(rules.bridge)
+    if rules.shard:
+        return [Element("same", name + name), Element("shards", name)]
     found = [Element("bridges", name), Element("same", name + name)]
     if not rules.icc:
         found.append(Element("apart", name + name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gantry.ipc.owner import TaskOwner
 from gantry.model.network import PublishedPort
@@ -15,16 +16,24 @@ _MANY = 64  # from here on binding sockets would hold the event loop up for a mi
 
 
 class Publication:
-    """What `Publisher.publish` gave; handed back to `withdraw`."""
+    """What `Publisher.publish` gave; handed back to `change` and `withdraw`.
 
-    def __init__(self, held: list[Held], rules: list[PortRule], proxied: bool) -> None:
+    target: the container's address for the userland proxy.
+    """
+
+    def __init__(self, held: list[Held], rules: list[PortRule], target: str) -> None:
         self.held = held
         self.rules = rules
-        self.proxied = proxied
-        self.published: tuple[PublishedPort, ...] = merge_ranges(held)
+        self.target = target
+
+    @property
+    def published(self) -> tuple[PublishedPort, ...]:
+        return merge_ranges(self.held)
 
 
 class Publisher:
+    """Publishes ports by the register, the packet filter and the userland proxy together."""
+
     def __init__(
         self, firewall: Firewall | None, ports: HostPorts, owner: TaskOwner, *, proxy: bool
     ) -> None:
@@ -33,31 +42,65 @@ class Publisher:
         self._proxy = UserlandProxy(owner) if proxy else None
 
     async def publish(
-        self, requests: Sequence[PortRequest], ipv4: str, ipv6: str, *, routed: bool = False
+        self,
+        requests: Sequence[PortRequest],
+        ipv4: str,
+        ipv6: str,
+        *,
+        routed4: bool = False,
+        routed6: bool = False,
     ) -> Publication:
-        """Make the container's ports reachable. System, and nothing done, when one is taken."""
-        if len(requests) > _MANY:
-            loop = asyncio.get_running_loop()
-            held = await loop.run_in_executor(None, self._ports.acquire, requests)
-        else:
-            held = self._ports.acquire(requests)
+        """Make the container's ports reachable. System, and nothing done, when one is taken.
+
+        ipv4, ipv6: the container's addresses, "" where it has none that is reachable so.
+        routed4, routed6: no translation in that family, the ports are opened for packets
+        that are routed to the container.
+        """
+        empty = Publication([], [], "")
+        return await self.change(empty, requests, ipv4, ipv6, routed4=routed4, routed6=routed6)
+
+    async def change(
+        self,
+        old: Publication,
+        requests: Sequence[PortRequest],
+        ipv4: str,
+        ipv6: str,
+        *,
+        routed4: bool = False,
+        routed6: bool = False,
+    ) -> Publication:
+        """Publish `requests` instead of what `old` has; what is in both goes on undisturbed.
+        On error `old` stays as it was."""
+        bound = [r for r in (_bound(r, routed4, routed6) for r in requests) if r is not None]
+        kept, new = _match(old.held, bound)
+        fresh = await self._acquire(new)
+        held = kept + fresh
+        rules = _rules(merge_ranges(held), ipv4, ipv6)
+        rules += _open(requests, ipv4 if routed4 else "", ipv6 if routed6 else "")
         try:
-            publication = Publication(held, _rules(merge_ranges(held), ipv4, ipv6), False)
             if self._firewall is not None:
-                await self._firewall.publish(publication.rules)
+                present, wanted = set(old.rules), set(rules)
+                await self._firewall.publish(
+                    [rule for rule in rules if rule not in present],
+                    [rule for rule in old.rules if rule not in wanted],
+                )
         except BaseException:
-            self._ports.release(held)
+            self._ports.release(fresh)
             raise
+        target = ipv4 or ipv6
+        gone = [one for one in old.held if one not in kept]
         if self._proxy is not None:
-            self._proxy.serve(held, ipv4 or ipv6)
-            publication.proxied = True
-        return publication
+            moved = kept if target != old.target else []
+            self._proxy.stop([*gone, *moved])
+            self._proxy.serve([*fresh, *moved], target)
+        self._ports.release(gone)
+        old.held, old.rules = [], []
+        return Publication(held, rules, target)
 
     def let_go(self, publication: Publication) -> None:
         """Close the sockets, leave the rules: the daemon ends, the container goes on."""
-        if publication.proxied and self._proxy is not None:
+        if self._proxy is not None:
             self._proxy.stop(publication.held)
-            publication.proxied = False
         held, publication.held = publication.held, []
         self._ports.release(held)
 
@@ -67,6 +110,47 @@ class Publisher:
         rules, publication.rules = publication.rules, []
         if rules and self._firewall is not None:
             await self._firewall.publish((), rules)
+
+    async def _acquire(self, requests: Sequence[PortRequest]) -> list[Held]:
+        if len(requests) <= _MANY:
+            return self._ports.acquire(requests)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._ports.acquire, requests)
+
+
+def _bound(request: PortRequest, routed4: bool, routed6: bool) -> PortRequest | None:
+    """The request for the addresses of the host that are really bound."""
+    hosts = tuple(h for h in request.hosts if not (routed6 if ":" in h else routed4))
+    if not hosts:
+        return None
+    return request if hosts == request.hosts else replace(request, hosts=hosts)
+
+
+def _match(
+    held: Sequence[Held], requests: Sequence[PortRequest]
+) -> tuple[list[Held], list[PortRequest]]:
+    """Which held ports serve which requests already, and the requests that none serves."""
+    known: dict[tuple[str, int, tuple[str, ...]], list[Held]] = {}
+    for one in held:
+        known.setdefault((one.proto, one.port, one.hosts), []).append(one)
+    kept: list[Held] = []
+    new: list[PortRequest] = []
+    for request in requests:
+        candidates = known.get((request.proto, request.port, request.hosts), [])
+        fitting = next(
+            (
+                one
+                for one in candidates
+                if not request.first or request.first <= one.host_port <= request.last
+            ),
+            None,
+        )
+        if fitting is None:
+            new.append(request)
+        else:
+            candidates.remove(fitting)
+            kept.append(fitting)
+    return kept, new
 
 
 def _rules(published: Iterable[PublishedPort], ipv4: str, ipv6: str) -> list[PortRule]:
@@ -78,6 +162,15 @@ def _rules(published: Iterable[PublishedPort], ipv4: str, ipv6: str) -> list[Por
                 PortRule(one.proto, one.host_ip, one.host_port, address, one.port, one.count)
             )
     return rules
+
+
+def _open(requests: Iterable[PortRequest], *addresses: str) -> list[PortRule]:
+    return [
+        PortRule(request.proto, "", 0, address, request.port, routed=True)
+        for request in requests
+        for address in addresses
+        if address
+    ]
 
 
 def again(published: Iterable[PublishedPort]) -> list[PortRequest]:

@@ -1,28 +1,36 @@
 """The network service: the one object that containers and routes talk to.
 
-Order at the daemon's start: `start` (devices, table; what an earlier daemon left goes on
-working), `adopt` for every container that still runs, `settle` (what nobody adopted is
-swept, sandboxes are made ahead), and from then on `allocate` and `release`.
+Order at the daemon's start: `start` (devices, table, stored networks; what an earlier
+daemon left goes on working), `adopt` for every container that still runs, `settle` (what
+nobody adopted is swept, sandboxes are made ahead), and from then on all the others.
+
+The work is done by `sandboxes` (containers' endpoints), `create` and `catalog` (networks),
+`ipam`, the drivers and a `Firewall`; this module wires them and answers the API.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from gantry.ipc.owner import TaskOwner
-from gantry.model.errors import Conflict, GantryError, InvalidParameter, NotFound, System
+from gantry.model.errors import (
+    Conflict,
+    Forbidden,
+    GantryError,
+    InvalidParameter,
+    NotFound,
+    System,
+)
 from gantry.model.network import (
     EndpointConfig,
     EndpointState,
-    IpamPool,
+    HostPort,
     NetworkRecord,
     Ports,
     PublishedPort,
@@ -30,29 +38,27 @@ from gantry.model.network import (
     SandboxRequest,
     SandboxState,
 )
-from gantry.network import bridge, coexist, interfaces, netlink, netns, resolution
-from gantry.network.bridge import BridgeNetwork
+from gantry.network import bridge, creation, endpoints, hostside, resolution, views
+from gantry.network.bridge import BridgeDriver
+from gantry.network.catalog import PREDEFINED, Catalog, user_defined
+from gantry.network.drivers import Driver
 from gantry.network.firewall import Firewall
+from gantry.network.ipam import DefaultIpam, Ipam, NullIpam
 from gantry.network.netns import Namespaces
-from gantry.network.nft import NftFirewall, physical_interfaces
+from gantry.network.nft import NftFirewall
+from gantry.network.null import NullDriver
 from gantry.network.ports import NetworkStore
-from gantry.network.publish import HostPorts, port_requests
-from gantry.network.publishing import Publication, Publisher, again
+from gantry.network.publish import HostPorts
+from gantry.network.publishing import Publisher
+from gantry.network.sandboxes import Live, Sandboxes
 from gantry.network.settings import NetworkSettings
 
 _log = logging.getLogger(__name__)
 
-_REAP_DELAY = 0.5  # seconds that a dead namespace gets to go by itself
-
-
-@dataclass(slots=True)
-class _Live:
-    """A running container's share: handles, in memory only."""
-
-    request: SandboxRequest
-    netns_fd: int = -1
-    endpoints: dict[str, EndpointState] = field(default_factory=dict)
-    publication: Publication | None = None
+Json = dict[str, Any]
+Filters = Mapping[str, Sequence[str]]
+OnEvent = Callable[[str, str, Mapping[str, str]], object]
+"""(action, network id, attributes): create, connect, disconnect, destroy, prune."""
 
 
 class Networks:
@@ -64,67 +70,84 @@ class Networks:
         store: NetworkStore,
         *,
         firewall: Firewall | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         """firewall: another backend than the one that the settings name (tests)."""
         self._settings = settings
         self._store = store
+        self._on_event = on_event
         self._owner = TaskOwner("network")
         self._namespaces = Namespaces()
         self._firewall = firewall
         if firewall is None and settings.iptables:
             self._firewall = NftFirewall(settings.table)
+        self._catalog = Catalog()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._bridges = BridgeDriver(self._namespaces, self._firewall, mtu=settings.mtu)
+        self._drivers: dict[str, Driver] = {
+            driver.name: driver
+            for driver in (self._bridges, NullDriver("host"), NullDriver("null"))
+        }
+        pools = list(settings.default_address_pools)
+        if not any(":" in base for base, _ in pools):
+            pools.append(creation.local_ula(hostside.machine_id()))
+        self._ipam = DefaultIpam(pools)
+        self._ipams: dict[str, Ipam] = {"default": self._ipam, "null": NullIpam()}
         ports = HostPorts(drop=not settings.userland_proxy)
-        self._publisher = Publisher(
-            self._firewall, ports, self._owner, proxy=settings.userland_proxy
+        self._sandboxes = Sandboxes(
+            settings=settings,
+            catalog=self._catalog,
+            namespaces=self._namespaces,
+            publisher=Publisher(self._firewall, ports, self._owner, proxy=settings.userland_proxy),
+            owner=self._owner,
+            driver_of=self._driver_of,
+            ipam_of=self._ipam_of,
         )
-        self._default: BridgeNetwork | None = None
-        self._live: dict[str, _Live] = {}
-        self._dying: list[EndpointState] = []
-        self._reaping: asyncio.Task[None] | None = None
 
-    # --- life ------------------------------------------------------------------------
+    # --- life --------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Make the default bridge and the packet filter. System when the kernel refuses."""
-        if self._settings.ip_forward:
-            self._forward()
+        """Make the default bridge and the packet filter, bring stored networks back. System
+        when the kernel refuses."""
         try:
+            hostside.forward(self._settings, self._firewall)
             if self._firewall is not None:
                 await self._firewall.start()
-            if self._settings.bridge != "none":
-                await self._start_default()
+            stored = {record.id: record for record in self._store.load()}
+            await self._predefined({record.name: record for record in stored.values()})
         except OSError as error:
             raise System(f"cannot start networking: {error}") from error
+        for record in stored.values():
+            if record.name not in PREDEFINED:
+                await self._restore(record)
 
     async def settle(self) -> None:
         """Call once, after all `adopt`s. Sweeps what is left of containers that are gone."""
         if self._firewall is not None:
             await self._firewall.settle()
-        if self._default is not None:
-            await self._sweep()
-            self._default.start_pool(self._settings.pool_size, self._owner)
+        await self._bridges.sweep(
+            frozenset(
+                state.host_interface
+                for live in self._sandboxes.live.values()
+                for state in live.endpoints.values()
+            )
+        )
+        if self._catalog.named("bridge") is not None:
+            self._sandboxes.start_pool(self._settings.pool_size)
 
     async def aclose(self) -> None:
         """Let go of everything. Running containers keep their network; sandboxes that were
         made ahead vanish."""
-        if self._default is not None and self._default.sandboxes is not None:
-            await self._default.sandboxes.close()
-        await self._reap(0)
+        await self._sandboxes.close()
         await self._owner.aclose()
-        for live in self._live.values():
-            if live.publication is not None:
-                self._publisher.let_go(live.publication)
-            if live.netns_fd >= 0:
-                os.close(live.netns_fd)
-        self._live.clear()
         if self._firewall is not None:
             await self._firewall.close()
         await asyncio.get_running_loop().run_in_executor(None, self._namespaces.close)
 
     async def remove_all(self) -> None:
-        """Take the default bridge and our table off the machine (uninstall, tests)."""
-        if self._default is not None:
-            await self._default.down()
+        """Take every network and our table off the machine (uninstall, tests)."""
+        for record in self._catalog:
+            await self._driver_of(record).remove(record)
         if self._firewall is not None:
             await self._firewall.close(remove=True)
 
@@ -135,201 +158,367 @@ class Networks:
     @property
     def default_bridge(self) -> str:
         """Its device's name, "" when there is none."""
-        return self._default.bridge if self._default is not None else ""
+        record = self._catalog.named("bridge")
+        return bridge.bridge_name(record) if record is not None else ""
 
     async def ready(self) -> None:
         """Wait until the sandboxes made ahead are there (tests, benchmarks)."""
-        if self._default is not None and self._default.sandboxes is not None:
-            await self._default.sandboxes.filled()
+        await self._sandboxes.ready()
 
-    # --- sandboxes -------------------------------------------------------------------
+    def limit_bridge(self, endpoints: int) -> None:
+        """How many endpoints a bridge takes before its network grows another one."""
+        self._bridges.shard = endpoints
+
+    # --- containers --------------------------------------------------------------------
 
     async def allocate(self, request: SandboxRequest) -> Sandbox:
         """A container's network, ready for its first process.
 
-        From the pool, without published ports: no request to the kernel at all. On any
-        error nothing is left. NotFound: no such network. Conflict: it has one already.
-        System: no addresses, a port in use, with Docker's texts.
+        In the default bridge, without published ports: no request to the kernel at all. On
+        any error nothing is left. NotFound: no such network. Conflict: it has one already.
+        InvalidParameter: settings that make no sense. System: no addresses, a port in use.
+        Docker's texts.
         """
-        if request.container_id in self._live:
-            raise Conflict(f"container {request.container_id} already has a network sandbox")
-        mode = request.mode or "default"
-        if mode == "host":
+        if request.mode.startswith("container:"):
+            return Sandbox(None, "", netns_pid=request.netns_pid, state=SandboxState(request.mode))
+        if request.mode == "host":
             return self._host_sandbox(request)
-        if mode.startswith("container:"):
-            state = SandboxState(mode)
-            return Sandbox(None, "", netns_pid=request.netns_pid, state=state)
-        live = _Live(request)
-        self._live[request.container_id] = live
-        try:
-            if mode == "none":
-                namespaces = self._namespaces
-                live.netns_fd = await namespaces.run_for_fd(
-                    lambda: interfaces.new_sandbox(namespaces, None)
-                )
-                return self._sandbox(live)
-            return await self._bridged(live, mode)
-        except OSError as error:
-            await self.release(request.container_id)
-            raise System(f"failed to set up container networking: {error}") from error
-        except BaseException:
-            await self.release(request.container_id)
-            raise
+        live = await self._sandboxes.allocate(request)
+        for state in live.endpoints.values():
+            self._emit("connect", state.network_id, container=request.container_id)
+        return self._sandbox(live)
 
     async def release(self, container_id: str) -> None:
-        """Withdraw ports, give addresses back. Idempotent; also of an `allocate` that failed."""
-        live = self._live.pop(container_id, None)
-        if live is None:
-            return
-        if live.publication is not None:
-            await self._publisher.withdraw(live.publication)
-        if live.netns_fd >= 0:
-            os.close(live.netns_fd)
-        self._dying += live.endpoints.values()
-        if self._dying and (self._reaping is None or self._reaping.done()):
-            with contextlib.suppress(RuntimeError):  # closing down
-                self._reaping = self._owner.spawn(self._reap(_REAP_DELAY), "reap")
+        """At the end: ports, names and addresses go. Idempotent."""
+        live = self._sandboxes.live.get(container_id)
+        await self._sandboxes.release(container_id)
+        for state in live.endpoints.values() if live is not None else ():
+            self._emit("disconnect", state.network_id, container=container_id)
 
     async def adopt(self, request: SandboxRequest, pid: int, saved: SandboxState) -> Sandbox:
         """Take a container that ran through a restart of the daemon back into the books.
 
-        pid: its first process. Addresses and ports are claimed as `saved` says; a port
-        that somebody else took meanwhile is logged and stays translated.
+        pid: its first process. Addresses and ports are claimed as `saved` says; a port that
+        somebody else took meanwhile is logged and stays translated.
         """
-        mode = request.mode or "default"
-        if mode == "host":
-            return self._host_sandbox(request)
-        if mode.startswith("container:"):
+        if request.mode.startswith("container:"):
             return Sandbox(None, "", netns_pid=request.netns_pid, state=saved)
-        live = _Live(request)
-        live.netns_fd = netns.open_of(pid)
-        live.endpoints = {endpoint.network: endpoint for endpoint in saved.endpoints}
-        self._live[request.container_id] = live
-        for endpoint in saved.endpoints:
-            if self._default is not None and endpoint.network_id == self._default.record.id:
-                self._default.claim(endpoint.ip, endpoint.ipv6)
-        if saved.published:
-            first = saved.endpoints[0]
-            try:
-                live.publication = await self._publisher.publish(
-                    again(saved.published), first.ip, first.ipv6
-                )
-            except GantryError as error:
-                _log.error("container %s: %s", request.container_id[:12], error)
-        return self._sandbox(live)
+        if request.mode == "host":
+            return self._host_sandbox(request)
+        return self._sandbox(await self._sandboxes.adopt(request, pid, saved))
 
-    # --- parts -----------------------------------------------------------------------
-
-    async def _bridged(self, live: _Live, mode: str) -> Sandbox:
-        request = live.request
-        network = self._default
-        if mode not in ("default", "bridge") or network is None:
-            raise NotFound(f"network {mode} not found")
-        asked = request.endpoints.get(mode) or request.endpoints.get("bridge") or EndpointConfig()
-        if asked.ipv4 or asked.ipv6:
+    async def join(self, container_id: str, network: str, config: EndpointConfig) -> Sandbox:
+        """Connect a running container to a network: its sandbox as it then is."""
+        record = self._catalog.find(network)
+        live = self._running(container_id)
+        if record.driver == "host":
             raise InvalidParameter(
-                "user specified IP address is supported only when connecting to networks"
-                " with user configured subnets"
+                "cannot connect container to host network - container must be created in host"
+                " network mode"
             )
-        prepared = await network.take()
-        live.netns_fd = prepared.netns_fd
-        mac = asked.mac or request.mac_address
-        endpoint = EndpointState(
-            network="bridge",
-            network_id=network.record.id,
-            endpoint_id=secrets.token_hex(32),
-            interface=prepared.interface.name,
-            host_interface=prepared.interface.host_name,
-            ip=prepared.ip,
-            prefix=int(prepared.interface.ipv4.partition("/")[2] or 0),
-            gateway=network.gateway4,
-            ipv6=prepared.ipv6,
-            ipv6_prefix=int(prepared.interface.ipv6.partition("/")[2] or 0),
-            ipv6_gateway=network.gateway6 if prepared.ipv6 else "",
-            mac=mac or prepared.interface.mac,
-            aliases=asked.aliases,
-            gw_priority=asked.gw_priority,
-            driver_opts=asked.driver_opts,
-            config=asked,
-        )
-        live.endpoints[endpoint.network] = endpoint
-        if mac:
-            await self._namespaces.run(lambda: self._set_mac(live.netns_fd, mac))
-        await self._publish(live, endpoint)
+        try:
+            await self._sandboxes.join(live, record, config)
+        except OSError as error:
+            raise System(f"failed to set up container networking: {error}") from error
+        self._emit("connect", record.id, container=container_id)
         return self._sandbox(live)
 
-    async def _publish(self, live: _Live, endpoint: EndpointState) -> None:
-        request = live.request
-        if not request.port_bindings and not request.publish_all:
-            return
-        requests = port_requests(
-            request.port_bindings,
-            request.exposed,
-            publish_all=request.publish_all,
-            default_ip=self._settings.ip,
-            ipv6=bool(endpoint.ipv6) or self._settings.userland_proxy,
+    async def leave(self, container_id: str, network: str) -> Sandbox:
+        """Disconnect a running container from a network: its sandbox as it then is."""
+        record = self._catalog.find(network)
+        live = self._running(container_id)
+        await self._sandboxes.leave(live, record)
+        self._emit("disconnect", record.id, container=container_id)
+        return self._sandbox(live)
+
+    async def update_ports(
+        self,
+        container_id: str,
+        port_bindings: Mapping[str, Sequence[HostPort]],
+        *,
+        exposed: Sequence[str] | None = None,
+        publish_all: bool | None = None,
+    ) -> Sandbox:
+        """Publish other ports of a running container. What stays is not interrupted; on
+        error (a port in use) everything is as before."""
+        live = self._running(container_id)
+        request = replace(
+            live.request,
+            port_bindings=port_bindings,
+            exposed=live.request.exposed if exposed is None else exposed,
+            publish_all=live.request.publish_all if publish_all is None else publish_all,
         )
+        await self._sandboxes.update_ports(live, request)
+        return self._sandbox(live)
+
+    def resolve(self, term: str) -> tuple[str, str]:
+        """(name, id) of the network that `term` names. NotFound, InvalidParameter."""
+        record = self._catalog.find("bridge" if term == "default" else term)
+        return record.name, record.id
+
+    def check_endpoint(self, network: str, config: EndpointConfig) -> tuple[str, str]:
+        """Like `resolve`, and the settings make sense there (create, connect when stopped)."""
+        record = self._catalog.find("bridge" if network == "default" else network)
+        endpoints.check(record, config)
+        return record.name, record.id
+
+    # --- the networks API ----------------------------------------------------------------
+
+    async def list(self, filters: Filters) -> list[Json]:
+        """GET /networks."""
+        wanted = views.Filter(filters)
+        return [
+            views.summary(record)
+            for record in self._catalog
+            if wanted.matches(record, self._sandboxes.in_use(record))
+        ]
+
+    async def inspect(self, name: str, *, verbose: bool = False, scope: str = "") -> Json:
+        """GET /networks/{id}."""
+        record = self._catalog.find(name)
+        if scope and record.scope != scope:
+            raise NotFound(f"network {name} not found")
+        return views.detail(
+            record, self._sandboxes.members(record), self._status(record), verbose=verbose
+        )
+
+    async def create(self, body: Json) -> Json:
+        """POST /networks/create."""
+        asked = creation.parse(body)
+        lock = self._locks.setdefault(asked.name, asyncio.Lock())
         try:
-            live.publication = await self._publisher.publish(requests, endpoint.ip, endpoint.ipv6)
-        except (System, OSError) as error:
-            raise System(
-                "failed to set up container networking: driver failed programming external"
-                f" connectivity on endpoint {request.name} ({endpoint.endpoint_id}): {error}"
-            ) from error
+            async with lock:
+                record = await self._create(asked)
+        finally:
+            if not lock.locked():
+                self._locks.pop(asked.name, None)
+        if not record.config_only:
+            self._emit("create", record.id)
+        return {"Id": record.id, "Warning": ""}
 
-    def _set_mac(self, fd: int, mac: str) -> None:
-        def change() -> None:
-            with netlink.Socket() as inside:
-                # A MAC of a veth may change while it is up; its routes stay.
-                inside.do(netlink.set_link(2, mac=mac))
+    async def remove(self, name: str) -> None:
+        """DELETE /networks/{id}."""
+        record = self._catalog.find(name)
+        if record.name in PREDEFINED:
+            raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+        await self._remove(record)
 
-        self._namespaces.inside(fd, change)
+    async def prune(self, filters: Filters) -> Json:
+        """POST /networks/prune."""
+        wanted = views.Filter(filters, prune=True)
+        gone: list[str] = []
+        for record in self._catalog:
+            if not wanted.matches(record, self._sandboxes.in_use(record)):
+                continue
+            try:
+                await self._remove(record)
+            except GantryError as error:
+                _log.info("network %s is not pruned: %s", record.name, error)
+                continue
+            gone.append(record.name)
+        self._emit("prune", "", reclaimed="0")
+        return {"NetworksDeleted": gone or None}
 
-    def _sandbox(self, live: _Live) -> Sandbox:
-        request = live.request
+    # --- parts -----------------------------------------------------------------------------
+
+    async def _create(self, asked: creation.CreateBody) -> NetworkRecord:
+        settings = self._settings
+        options = {driver: dict(pairs) for driver, pairs in settings.default_network_opts}
+        record = creation.plan(asked, self._catalog, options)
+        if record.config_only:
+            await self._store.save(record)
+            self._catalog.put(record)
+            return record
+        driver = await self._load_driver(record.driver)
+        traits = await driver.traits(record)
+        record = creation.apply_config(record, self._catalog)
+        record = creation.check_scope(record, traits)
+        driver.check(record, [r for r in self._catalog if r.driver == record.driver])
+        ipam = await self._load_ipam(record.ipam_driver)
+        exclude = await self._namespaces.run(
+            partial(hostside.reserved_subnets, self._namespaces, settings.resolv_conf)
+        )
+        record = await creation.allocate(record, ipam, traits, exclude)
+        try:
+            await driver.create(record)
+            try:
+                await self._store.save(record)
+            except BaseException:
+                await driver.remove(record)
+                raise
+        except BaseException:
+            await creation.give_back(record, ipam)
+            raise
+        self._catalog.put(record)
+        if record.driver == "bridge":
+            await hostside.coexist_with(self._firewall, bridge.bridge_name(record))
+        if record.enable_ipv6:
+            hostside.forward6(self._settings)
+        return record
+
+    async def _remove(self, record: NetworkRecord) -> None:
+        users = self._sandboxes.members(record)
+        if users:
+            shown = ", ".join(
+                f'name:"{name}" id:"{state.endpoint_id[:12]}"' for _, name, state in users
+            )
+            raise Forbidden(
+                f"error while removing network: network {record.name} has active endpoints"
+                f" ({shown})"
+            )
+        if record.config_only and any(r.config_from == record.name for r in self._catalog):
+            raise Forbidden(
+                f'error while removing network: configuration network "{record.name}" is in use'
+            )
+        await self._sandboxes.reap()
+        self._catalog.drop(record)
+        try:
+            if not record.config_only:
+                await self._driver_of(record).remove(record)
+            await self._store.delete(record.id)
+        except BaseException:
+            self._catalog.put(record)
+            raise
+        self._sandboxes.forget_network(record)
+        if not record.config_only:
+            await creation.give_back(record, self._ipam_of(record))
+            self._emit("destroy", record.id, record=record)
+
+    async def _restore(self, record: NetworkRecord) -> None:
+        """A stored network: its addresses are leased again, its device is made if need be."""
+        self._catalog.put(record)
+        if record.config_only:
+            return
+        try:
+            driver = await self._load_driver(record.driver)
+            ipam = await self._load_ipam(record.ipam_driver)
+            await creation.lease_again(record, ipam)
+            await driver.create(record)
+        except (GantryError, OSError) as error:
+            _log.error("network %s cannot be restored: %s", record.name, error)
+
+    async def _predefined(self, known: Mapping[str, NetworkRecord]) -> None:
+        for name, driver in (("host", "host"), ("none", "null")):
+            record = known.get(name) or NetworkRecord(
+                secrets.token_hex(32), name, driver, creation.now()
+            )
+            if name not in known:
+                await self._store.save(record)
+            self._catalog.put(record)
+        if self._settings.bridge != "none":
+            await self._default_bridge(known.get("bridge"))
+
+    async def _default_bridge(self, known: NetworkRecord | None) -> None:
+        name, pools = await hostside.plan_default(
+            self._namespaces, self._settings, self._ipam, known
+        )
+        record = NetworkRecord(
+            id=known.id if known else secrets.token_hex(32),
+            name="bridge",
+            driver="bridge",
+            created=known.created if known else creation.now(),
+            enable_ipv6=self._settings.ipv6,
+            ipam=pools,
+            options=hostside.default_options(self._settings, name),
+        )
+        self._catalog.put(record)
+        await self._bridges.create(record)
+        if record != known:
+            await self._store.save(record)
+        await hostside.coexist_with(self._firewall, name)
+        if record.enable_ipv6:
+            hostside.forward6(self._settings)
+
+    def _driver_of(self, record: NetworkRecord) -> Driver:
+        driver = self._drivers.get(record.driver)
+        if driver is None:
+            raise NotFound(f'plugin "{record.driver}" not found')
+        return driver
+
+    def _ipam_of(self, record: NetworkRecord) -> Ipam:
+        ipam = self._ipams.get(record.ipam_driver)
+        if ipam is None:
+            raise NotFound(f'plugin "{record.ipam_driver}" not found')
+        return ipam
+
+    async def _load_driver(self, name: str) -> Driver:
+        driver = self._drivers.get(name)
+        if driver is None:
+            raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found")
+        return driver
+
+    async def _load_ipam(self, name: str) -> Ipam:
+        ipam = self._ipams.get(name)
+        if ipam is None:
+            raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found")
+        return ipam
+
+    def _running(self, container_id: str) -> Live:
+        live = self._sandboxes.live.get(container_id)
+        if live is None:
+            raise Conflict(f"container {container_id} is not running in a network of its own")
+        return live
+
+    def _status(self, record: NetworkRecord) -> dict[str, tuple[int, int]]:
+        if record.ipam_driver != "default":
+            return {}
+        found: dict[str, tuple[int, int]] = {}
+        for pool in record.ipam:
+            if pool.pool_id:
+                addresses = self._ipam.pool(pool.pool_id)
+                found[pool.subnet] = (addresses.used, addresses.available)
+        return found
+
+    def _emit(
+        self,
+        action: str,
+        network_id: str,
+        *,
+        record: NetworkRecord | None = None,
+        **attributes: str,
+    ) -> None:
+        if self._on_event is None:
+            return
+        record = record or self._catalog.get(network_id)
+        if record is not None:
+            attributes |= {"name": record.name, "type": record.driver}
+        self._on_event(action, network_id, attributes)
+
+    # --- what a container sees -------------------------------------------------------------
+
+    def _sandbox(self, live: Live) -> Sandbox:
+        request, states = live.request, live.endpoints
         published = live.publication.published if live.publication else ()
-        endpoints = live.endpoints
-        addresses = [a for e in endpoints.values() for a in (e.ip, e.ipv6) if a]
-        conf, _ = resolution.resolv_conf(
-            resolution.read_resolv_conf(self._settings.resolv_conf),
-            dns=request.dns or self._settings.dns,
-            search=request.dns_search or self._settings.dns_search,
-            options=request.dns_options or self._settings.dns_opts,
-            ipv6=any(e.ipv6 for e in endpoints.values()),
+        named = any(user_defined(name) for name in states)
+        conf, _ = self._resolv_conf(
+            request,
+            kind="embedded" if named else "legacy",
+            ipv6=any(state.ipv6 for state in states.values()),
         )
         return Sandbox(
             netns_fd=live.netns_fd,
             hostname=request.hostname,
-            endpoints=endpoints,
+            endpoints=dict(states),
             ports=_ports(request, published),
             hosts=resolution.hosts_file(
                 hostname=request.hostname,
                 domainname=request.domainname,
-                addresses=addresses,
-                extra=resolution.extra_hosts(request.extra_hosts, self._host_gateways()),
+                addresses=[a for s in states.values() for a in (s.ip, s.ipv6) if a],
+                extra=self._extra_hosts(request),
             ),
             resolv_conf=conf,
-            state=SandboxState(request.mode, tuple(endpoints.values()), tuple(published)),
+            state=SandboxState(request.mode, tuple(states.values()), tuple(published)),
         )
 
     def _host_sandbox(self, request: SandboxRequest) -> Sandbox:
-        conf, _ = resolution.resolv_conf(
-            resolution.read_resolv_conf(self._settings.resolv_conf),
-            dns=request.dns or self._settings.dns,
-            search=request.dns_search or self._settings.dns_search,
-            options=request.dns_options or self._settings.dns_opts,
-            kind="host",
-        )
-        extra = resolution.extra_hosts(request.extra_hosts, self._host_gateways())
+        conf, _ = self._resolv_conf(request, kind="host")
+        extra = self._extra_hosts(request)
         if extra:
             hosts = resolution.hosts_file(hostname=request.hostname, extra=extra)
         else:
-            try:
-                with open(self._settings.hosts_path, "rb") as file:
-                    hosts = file.read()
-            except OSError:
-                hosts = b""
-        endpoint = EndpointState("host", "", secrets.token_hex(32), config=EndpointConfig())
+            hosts = hostside.read(self._settings.hosts_path)
+        record = self._catalog.named("host")
+        endpoint = EndpointState("host", record.id if record else "", secrets.token_hex(32))
         return Sandbox(
             None,
             request.hostname,
@@ -339,96 +528,27 @@ class Networks:
             state=SandboxState("host", (endpoint,)),
         )
 
-    def _host_gateways(self) -> Sequence[str]:
-        if self._settings.host_gateway_ips:
-            return self._settings.host_gateway_ips
-        if self._default is None:
-            return ()
-        return [g for g in (self._default.gateway4, self._default.gateway6) if g]
-
-    async def _start_default(self) -> None:
-        settings, namespaces = self._settings, self._namespaces
-
-        def plan() -> tuple[str, str, str]:
-            name = bridge.choose_bridge_name(namespaces, settings.bridge)
-            if settings.bip:
-                return (name, *bridge.split_interface(settings.bip))
-            existing = bridge.existing_address(namespaces, name)
-            if existing:
-                return (name, *bridge.split_interface(existing))
-            subnet = bridge.free_subnet(namespaces, settings.default_address_pools, [])
-            return name, bridge.first_host(subnet), subnet
-
-        name, gateway, subnet = await namespaces.run(plan)
-        known = next((r for r in self._store.load() if r.name == "bridge"), None)
-        pool = IpamPool(subnet, settings.fixed_cidr, settings.default_gateway or gateway)
-        record = NetworkRecord(
-            id=known.id if known else secrets.token_hex(32),
-            name="bridge",
-            driver="bridge",
-            created=known.created if known else _now(),
-            ipam=(pool,),
-            options={
-                "com.docker.network.bridge.default_bridge": "true",
-                "com.docker.network.bridge.enable_icc": str(settings.icc).lower(),
-                "com.docker.network.bridge.enable_ip_masquerade": str(settings.ip_masq).lower(),
-                "com.docker.network.bridge.host_binding_ipv4": settings.ip,
-                "com.docker.network.bridge.name": name,
-                "com.docker.network.driver.mtu": str(settings.mtu or 1500),
-            },
+    def _resolv_conf(
+        self, request: SandboxRequest, *, kind: str, ipv6: bool = False
+    ) -> tuple[bytes, tuple[resolution.Upstream, ...]]:
+        settings = self._settings
+        return resolution.resolv_conf(
+            resolution.read_resolv_conf(settings.resolv_conf),
+            dns=request.dns or settings.dns,
+            search=request.dns_search or settings.dns_search,
+            options=request.dns_options or settings.dns_opts,
+            kind=kind,
+            ipv6=ipv6,
         )
-        network = BridgeNetwork(record, name, namespaces, mtu=settings.mtu)
-        if network.record != known:
-            await self._store.save(record)
-        await network.up()
-        if self._firewall is not None:
-            rules = network.rules(masquerade=settings.ip_masq, icc=settings.icc)
-            await self._firewall.add_bridge(rules)
-            await asyncio.get_running_loop().run_in_executor(None, coexist.allow, name)
-        self._default = network
 
-    def _forward(self) -> None:
-        """Switch forwarding on. Docker then drops what is forwarded between other
-        interfaces; we drop it only between those that are real devices, so that virtual
-        machines, VPNs and a real dockerd beside us go on working."""
-        if interfaces.read_sysctl("net.ipv4.ip_forward") == "1":
-            return
-        interfaces.write_sysctl("net.ipv4.ip_forward", "1", required=True)
-        if not self._settings.ip_forward_no_drop and isinstance(self._firewall, NftFirewall):
-            self._firewall.keep_apart(physical_interfaces())
-
-    async def _sweep(self) -> None:
-        """Remove veths in our bridges that belong to no container we know."""
-        known = {e.host_interface for live in self._live.values() for e in live.endpoints.values()}
-        default = self._default
-        assert default is not None
-
-        def sweep() -> None:
-            host = self._namespaces.host
-            stale = [
-                link.index
-                for link in netlink.links(host)
-                if link.master == default.index and link.name not in known
-            ]
-            host.batch(netlink.delete_link(index) for index in stale)
-
-        await self._namespaces.run(sweep)
-
-    def _batch(self, messages: Sequence[netlink.Message]) -> None:
-        self._namespaces.host.batch(messages)
-
-    async def _reap(self, delay: float) -> None:
-        """Addresses become free when their interface is surely gone: a namespace dies with
-        its last process, in the background; one that somebody else holds loses its link."""
-        await asyncio.sleep(delay)
-        while self._dying:
-            dying, self._dying = self._dying, []
-            names = [e.host_interface for e in dying if e.host_interface]
-            gone = [netlink.delete_link(name=name) for name in names]
-            await self._namespaces.run(partial(self._batch, gone))
-            for endpoint in dying:
-                if self._default is not None and endpoint.network_id == self._default.record.id:
-                    self._default.release(endpoint.ip, endpoint.ipv6)
+    def _extra_hosts(self, request: SandboxRequest) -> Sequence[tuple[str, str]]:
+        if not request.extra_hosts:
+            return ()
+        gateways: Sequence[str] = self._settings.host_gateway_ips
+        record = self._catalog.named("bridge")
+        if not gateways and record is not None:
+            gateways = [pool.gateway for pool in record.ipam if pool.gateway]
+        return resolution.extra_hosts(request.extra_hosts, gateways)
 
 
 def _ports(request: SandboxRequest, published: Sequence[PublishedPort]) -> Ports:
@@ -443,8 +563,3 @@ def _ports(request: SandboxRequest, published: Sequence[PublishedPort]) -> Ports
             pairs.append((one.host_ip, str(one.host_port + n)))
             ports[key] = pairs
     return ports
-
-
-def _now() -> str:
-    now = datetime.now(UTC)
-    return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond:06d}000Z"

@@ -19,6 +19,7 @@ from tests.support.machine import Machine
 
 from gantry.kernel import syscalls
 from gantry.model.network import HostPort, Sandbox, SandboxRequest
+from gantry.network import netlink
 from gantry.network.service import Networks
 from gantry.network.settings import NetworkSettings
 from gantry.testing.network import MemoryNetworkStore
@@ -220,3 +221,14 @@ def open_namespaces() -> int:
         if target.startswith("net:["):
             found.add(target)
     return len(found)
+
+
+def routes(sandbox: Sandbox) -> dict[str, str]:
+    """Destination → gateway ("" on link) of the sandbox's IPv4 routes."""
+
+    def read() -> dict[str, str]:
+        with netlink.Socket() as sock:
+            found = [r for r in netlink.routes(sock) if r.table == 254]
+        return {route.target or "default": route.gateway for route in found}
+
+    return inside(sandbox.netns_fd, read)

@@ -1,0 +1,609 @@
+"""Containers' sandboxes: endpoints, the way out, published ports, names.
+
+One `Live` a running container. What a start, a connect or a disconnect changes is
+planned first (addresses, names, who is the gateway) and undone in reverse when a later
+step fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from gantry.ipc.owner import TaskOwner
+from gantry.model.errors import (
+    Conflict,
+    Forbidden,
+    GantryError,
+    InvalidParameter,
+    NotFound,
+    System,
+)
+from gantry.model.network import (
+    EndpointConfig,
+    EndpointState,
+    NetworkRecord,
+    SandboxRequest,
+    SandboxState,
+)
+from gantry.network import endpoints, interfaces, netlink, netns
+from gantry.network.bridge import BridgeDriver
+from gantry.network.catalog import Catalog, user_defined
+from gantry.network.drivers import Driver, Wanted
+from gantry.network.ipam import Ipam, NoAddresses
+from gantry.network.names import Names
+from gantry.network.netns import Namespaces
+from gantry.network.pool import Pool
+from gantry.network.publish import PortRequest, port_requests
+from gantry.network.publishing import Publication, Publisher, again
+from gantry.network.settings import NetworkSettings
+
+_log = logging.getLogger(__name__)
+
+_REAP_DELAY = 0.3  # seconds that a dead namespace gets to go by itself
+SHARED = (
+    "container sharing network namespace with another container or host cannot be connected to"
+    " any other network"
+)
+
+
+@dataclass(slots=True)
+class Live:
+    """A running container's share: handles, in memory only.
+
+    endpoints: by network name, in the order of their interfaces. ways: names of the
+    networks that its default routes (IPv4, IPv6) lead through, "" for none.
+    """
+
+    request: SandboxRequest
+    netns_fd: int = -1
+    endpoints: dict[str, EndpointState] = field(default_factory=dict)
+    ways: tuple[str, str] = ("", "")
+    publication: Publication | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sandbox with an interface in the default bridge, that nobody uses yet."""
+
+    netns_fd: int
+    state: EndpointState
+
+
+class Sandboxes:
+    """See the module. `drivers`: by network, looked up by the service."""
+
+    def __init__(
+        self,
+        *,
+        settings: NetworkSettings,
+        catalog: Catalog,
+        namespaces: Namespaces,
+        publisher: Publisher,
+        owner: TaskOwner,
+        driver_of: Callable[[NetworkRecord], Driver],
+        ipam_of: Callable[[NetworkRecord], Ipam],
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._namespaces = namespaces
+        self._publisher = publisher
+        self._owner = owner
+        self._driver_of = driver_of
+        self._ipam_of = ipam_of
+        self._names: dict[str, Names] = {}
+        self._pool: Pool[Prepared] | None = None
+        self._dying: list[EndpointState] = []
+        self._reaping: asyncio.Task[None] | None = None
+        self.live: dict[str, Live] = {}
+
+    # --- life --------------------------------------------------------------------------
+
+    def start_pool(self, size: int) -> None:
+        """Make sandboxes for the default bridge ahead."""
+        self._pool = Pool(size, self._prepare, self._discard, self._owner, "default bridge")
+        self._pool.fill()
+
+    async def ready(self) -> None:
+        if self._pool is not None:
+            await self._pool.filled()
+
+    async def close(self) -> None:
+        """Let go of all; running containers keep their networks."""
+        if self._pool is not None:
+            await self._pool.close()
+        if self._reaping is not None:
+            self._reaping.cancel()
+        await self.reap()
+        for live in self.live.values():
+            if live.publication is not None:
+                self._publisher.let_go(live.publication)
+            if live.netns_fd >= 0:
+                os.close(live.netns_fd)
+        self.live.clear()
+
+    def names(self, record: NetworkRecord) -> Names:
+        found = self._names.get(record.id)
+        if found is None:
+            found = self._names[record.id] = Names(record.name)
+        return found
+
+    def forget_network(self, record: NetworkRecord) -> None:
+        self._names.pop(record.id, None)
+
+    def members(self, record: NetworkRecord) -> list[tuple[str, str, EndpointState]]:
+        """(container id, its name, its endpoint) of all that run in the network."""
+        return [
+            (container, live.request.name, state)
+            for container, live in self.live.items()
+            for state in live.endpoints.values()
+            if state.network_id == record.id
+        ]
+
+    def in_use(self, record: NetworkRecord) -> bool:
+        return any(
+            state.network_id == record.id
+            for live in self.live.values()
+            for state in live.endpoints.values()
+        )
+
+    # --- a container's start and end -----------------------------------------------------
+
+    async def allocate(self, request: SandboxRequest) -> Live:
+        """A sandbox with all endpoints that the request names; on error nothing is left."""
+        if request.container_id in self.live:
+            raise Conflict(f"container {request.container_id} already has a network sandbox")
+        live = Live(request)
+        self.live[request.container_id] = live
+        try:
+            async with live.lock:
+                await self._fill(live)
+        except OSError as error:
+            await self.release(request.container_id)
+            raise System(f"failed to set up container networking: {error}") from error
+        except BaseException:
+            await self.release(request.container_id)
+            raise
+        return live
+
+    async def _fill(self, live: Live) -> None:
+        request = live.request
+        plans = endpoints.planned(request, self._catalog)
+        for record, config in plans:
+            endpoints.check(record, config)
+        alone = len(plans) == 1
+        for record, config in plans:
+            driver = self._driver_of(record)
+            if live.netns_fd < 0 and self._poolable(record, config):
+                await self._take(live, record, config)
+            elif live.netns_fd < 0 and isinstance(driver, BridgeDriver):
+                await self._attach(live, record, config, alone=alone, make=driver)
+            else:
+                if live.netns_fd < 0:
+                    live.netns_fd = await self._bare()
+                await self._attach(live, record, config, alone=alone)
+        if live.netns_fd < 0:
+            live.netns_fd = await self._bare()
+        await self._settle(live, routed=alone)
+
+    async def release(self, container_id: str) -> None:
+        """Withdraw ports and names, give addresses back. Idempotent."""
+        live = self.live.pop(container_id, None)
+        if live is None:
+            return
+        for state in live.endpoints.values():
+            self._forget_names(state)
+        if live.publication is not None:
+            await self._publisher.withdraw(live.publication)
+        for state in live.endpoints.values():
+            record = self._catalog.get(state.network_id)
+            if record is None:
+                continue
+            if isinstance(self._driver_of(record), BridgeDriver):
+                self._dying.append(state)
+            else:
+                await self._detached(record, state, live.netns_fd)
+        if live.netns_fd >= 0:
+            os.close(live.netns_fd)
+        if self._dying and (self._reaping is None or self._reaping.done()):
+            with contextlib.suppress(RuntimeError):  # closing down
+                self._reaping = self._owner.spawn(self._reap_soon(), "reap")
+
+    async def _detached(self, record: NetworkRecord, state: EndpointState, fd: int) -> None:
+        try:
+            await self._driver_of(record).detach(record, state, fd)
+        except (GantryError, OSError) as error:
+            _log.warning("network %s: endpoint %s: %s", record.name, state.endpoint_id[:12], error)
+        await self._give_back(record, state)
+
+    async def adopt(self, request: SandboxRequest, pid: int, saved: SandboxState) -> Live:
+        """Take a container that ran through a restart of the daemon back into the books."""
+        live = Live(request, netns.open_of(pid))
+        self.live[request.container_id] = live
+        for state in saved.endpoints:
+            record = self._catalog.get(state.network_id)
+            if record is None:
+                _log.error(
+                    "container %s: its network %s is gone", request.container_id[:12], state.network
+                )
+                continue
+            await self._claim(record, state)
+            await self._driver_of(record).adopt(record, state)
+            live.endpoints[record.name] = state
+            self._remember_names(record, state)
+        live.ways = self._elect(live)
+        if saved.published:
+            try:
+                live.publication = await self._publish(live, again(saved.published))
+            except GantryError as error:
+                _log.error("container %s: %s", request.container_id[:12], error)
+        return live
+
+    async def _claim(self, record: NetworkRecord, state: EndpointState) -> None:
+        ipam = self._ipam_of(record)
+        for pool, address in endpoints.leases(record, state):
+            with contextlib.suppress(Forbidden, InvalidParameter):
+                await ipam.request_address(pool.pool_id, address)
+
+    # --- connect, disconnect, ports of a running container -----------------------------------
+
+    async def join(self, live: Live, record: NetworkRecord, config: EndpointConfig) -> None:
+        """Connect a running container."""
+        request = live.request
+        if request.mode.startswith("container:"):
+            raise InvalidParameter(SHARED)
+        async with live.lock:
+            if record.name in live.endpoints:
+                raise Forbidden(
+                    f"endpoint with name {request.name} already exists in network {record.name}"
+                )
+            endpoints.check_mix([*live.endpoints, record.name])
+            endpoints.check(record, config)
+            await self._attach(live, record, config, alone=False)
+            try:
+                await self._settle(live, routed=False)
+            except BaseException:
+                await self._drop(live, record.name)
+                await self._settle(live, routed=False)
+                raise
+
+    async def leave(self, live: Live, record: NetworkRecord) -> None:
+        """Disconnect a running container."""
+        async with live.lock:
+            if record.name not in live.endpoints:
+                raise Forbidden(
+                    f"container {live.request.container_id} is not connected to network"
+                    f" {record.name}"
+                )
+            if record.driver == "host":
+                raise InvalidParameter(
+                    "cannot disconnect container from host network - container was created in"
+                    " host network mode"
+                )
+            await self._drop(live, record.name)
+            await self._settle(live, routed=False)
+
+    async def update_ports(self, live: Live, request: SandboxRequest) -> None:
+        """Publish what `request` says instead of what is published now; on error all stays."""
+        async with live.lock:
+            before = live.request
+            live.request = request
+            try:
+                await self._republish(live, self._requests(live))
+            except BaseException:
+                live.request = before
+                raise
+
+    async def _drop(self, live: Live, network: str) -> None:
+        state = live.endpoints.pop(network)
+        self._forget_names(state)
+        record = self._catalog.get(state.network_id)
+        if record is not None:
+            await self._detached(record, state, live.netns_fd)
+
+    # --- one endpoint ------------------------------------------------------------------------
+
+    async def _attach(
+        self,
+        live: Live,
+        record: NetworkRecord,
+        config: EndpointConfig,
+        *,
+        alone: bool,
+        make: BridgeDriver | None = None,
+    ) -> None:
+        if record.config_only:
+            raise Forbidden("cannot create endpoint on configuration-only network")
+        driver = self._driver_of(record)
+        async with AsyncExitStack() as undo:
+            ipv4, ipv6, pool4, pool6 = await self._addresses(record, config, undo)
+            wanted = Wanted(
+                endpoint_id=secrets.token_hex(32),
+                interface=endpoints.interface_name(record, config, live.endpoints.values()),
+                ipv4=ipv4,
+                ipv6=ipv6,
+                mac=endpoints.mac(config, live.request, record),
+                gateway4=pool4,
+                gateway6=pool6,
+                default4=alone,
+                default6=alone,
+                link_local=config.link_local,
+                sysctls=endpoints.sysctls(config),
+                options=config.driver_opts,
+                container_id=live.request.container_id,
+                fresh=make is not None,
+            )
+            if make is not None:
+                live.netns_fd, attached = await make.make(record, wanted)
+            else:
+                attached = await driver.attach(record, wanted, live.netns_fd)
+            undo.pop_all()
+        state = endpoints.state_of(record, live.request, config, wanted, attached)
+        live.endpoints[record.name] = state
+        if alone:
+            live.ways = self._elect(live)
+        self._remember_names(record, state)
+
+    async def _addresses(
+        self, record: NetworkRecord, config: EndpointConfig, undo: AsyncExitStack
+    ) -> tuple[str, str, str, str]:
+        """("address/prefix" IPv4, IPv6, gateway IPv4, IPv6); "" where the network has none."""
+        if record.driver in ("host", "null"):
+            return "", "", "", ""
+        ipam = self._ipam_of(record)
+        found: list[tuple[str, str]] = []
+        for version, enabled, asked in (
+            (4, record.enable_ipv4, config.ipv4),
+            (6, record.enable_ipv6, config.ipv6),
+        ):
+            if not enabled:
+                found.append(("", ""))
+                continue
+            pools = [
+                p for p in record.ipam if p.pool_id and (6 if ":" in p.subnet else 4) == version
+            ]
+            try:
+                address, pool = await endpoints.request(record, ipam, pools, asked, version)
+            except NoAddresses:
+                await self.reap()  # addresses of containers that ended a moment ago
+                address, pool = await endpoints.request(record, ipam, pools, asked, version)
+            if address:
+                undo.push_async_callback(
+                    ipam.release_address, pool.pool_id, address.partition("/")[0]
+                )
+            router = pool.aux.get(f"DefaultGatewayIPv{version}")
+            found.append((address, router or pool.gateway))
+        return found[0][0], found[1][0], found[0][1], found[1][1]
+
+    async def _give_back(self, record: NetworkRecord, state: EndpointState) -> None:
+        ipam = self._ipam_of(record)
+        for pool, address in endpoints.leases(record, state):
+            await ipam.release_address(pool.pool_id, address)
+
+    def _remember_names(self, record: NetworkRecord, state: EndpointState) -> None:
+        if user_defined(record.name):
+            self.names(record).add(state.endpoint_id, state.dns_names, state.ip, state.ipv6)
+
+    def _forget_names(self, state: EndpointState) -> None:
+        names = self._names.get(state.network_id)
+        if names is not None:
+            names.remove(state.endpoint_id)
+
+    # --- the way out -------------------------------------------------------------------------
+
+    async def _settle(self, live: Live, *, routed: bool) -> None:
+        """Elect the gateway, set default routes (unless `routed` already), publish ports."""
+        ways = self._elect(live)
+        changed = ways != live.ways
+        if changed and not routed:
+            await self._route(live, ways)
+        live.ways = ways
+        if live.publication is None:
+            requests = self._requests(live)
+            if requests:
+                live.publication = await self._publish(live, requests)
+        elif changed:
+            await self._republish(live, again(live.publication.published))
+
+    def _elect(self, live: Live) -> tuple[str, str]:
+        def first(version: int) -> str:
+            for state in endpoints.ranked(live.endpoints.values(), self._catalog):
+                if state.gateway if version == 4 else state.ipv6_gateway:
+                    return state.network
+                if state.on_link4 if version == 4 else state.on_link6:
+                    return state.network
+            return ""
+
+        return first(4), first(6)
+
+    async def _route(self, live: Live, ways: tuple[str, str]) -> None:
+        def change() -> None:
+            with netlink.Socket() as inside:
+                messages: list[netlink.Message] = []
+                for version, old, new in ((4, live.ways[0], ways[0]), (6, live.ways[1], ways[1])):
+                    if old == new:
+                        continue
+                    if old in live.endpoints:
+                        messages += self._routes(inside, live.endpoints[old], version, remove=True)
+                    if new:
+                        messages += self._routes(inside, live.endpoints[new], version)
+                inside.batch(messages)
+
+        await self._namespaces.run(partial(self._namespaces.inside, live.netns_fd, change))
+
+    def _routes(
+        self, inside: netlink.Socket, state: EndpointState, version: int, *, remove: bool = False
+    ) -> list[netlink.Message]:
+        link = netlink.link(inside, state.interface)
+        if link is None:
+            return []
+        gateway = state.gateway if version == 4 else state.ipv6_gateway
+        make = netlink.delete_route if remove else netlink.add_route
+        return [make(link.index, gateway=gateway, version=version)]
+
+    # --- ports -------------------------------------------------------------------------------
+
+    def _port_endpoint(
+        self, live: Live, version: int
+    ) -> tuple[NetworkRecord, EndpointState] | None:
+        name = live.ways[0 if version == 4 else 1]
+        state = live.endpoints.get(name)
+        record = self._catalog.get(state.network_id) if state is not None else None
+        if state is None or record is None or record.internal:
+            return None
+        return (record, state) if isinstance(self._driver_of(record), BridgeDriver) else None
+
+    def _requests(self, live: Live) -> list[PortRequest]:
+        request = live.request
+        if not request.port_bindings and not request.publish_all:
+            return []
+        at4, at6 = self._port_endpoint(live, 4), self._port_endpoint(live, 6)
+        at = at4 or at6
+        if at is None:
+            return []
+        driver = self._driver_of(at[0])
+        assert isinstance(driver, BridgeDriver)
+        return port_requests(
+            request.port_bindings,
+            request.exposed,
+            publish_all=request.publish_all,
+            default_ip=driver.host_ip(at[0]) or self._settings.ip,
+            ipv6=at6 is not None or self._settings.userland_proxy,
+        )
+
+    async def _publish(self, live: Live, requests: Sequence[PortRequest]) -> Publication | None:
+        at4, at6 = self._port_endpoint(live, 4), self._port_endpoint(live, 6)
+        at = at4 or at6
+        if at is None:
+            return None
+        try:
+            return await self._publisher.publish(
+                requests,
+                at4[1].ip if at4 else "",
+                at6[1].ipv6 if at6 else "",
+                routed4=at4 is not None and self._routed(at4[0], 4),
+                routed6=at6 is not None and self._routed(at6[0], 6),
+            )
+        except (System, OSError) as error:
+            raise System(
+                "failed to set up container networking: driver failed programming external"
+                f" connectivity on endpoint {live.request.name} ({at[1].endpoint_id}): {error}"
+            ) from error
+
+    def _routed(self, record: NetworkRecord, version: int) -> bool:
+        driver = self._driver_of(record)
+        return isinstance(driver, BridgeDriver) and driver.routed(record, version)
+
+    async def _republish(self, live: Live, requests: Sequence[PortRequest]) -> None:
+        """Change what is published; ports that stay are not interrupted."""
+        old = live.publication
+        at4, at6 = self._port_endpoint(live, 4), self._port_endpoint(live, 6)
+        if old is not None and (at4 or at6):
+            live.publication = await self._publisher.change(
+                old, requests, at4[1].ip if at4 else "", at6[1].ipv6 if at6 else ""
+            )
+            return
+        if old is not None:
+            await self._publisher.withdraw(old)
+            live.publication = None
+        if requests:
+            live.publication = await self._publish(live, requests)
+
+    # --- sandboxes made ahead --------------------------------------------------------------------
+
+    async def _bare(self) -> int:
+        return await self._namespaces.run_for_fd(
+            partial(interfaces.new_sandbox, self._namespaces, None)
+        )
+
+    def _poolable(self, record: NetworkRecord, config: EndpointConfig) -> bool:
+        return (
+            self._pool is not None
+            and record.name == "bridge"
+            and not (config.ipv4 or config.ipv6 or config.link_local or config.driver_opts)
+        )
+
+    async def _prepare(self) -> Prepared:
+        record = self._catalog.named("bridge")
+        if record is None:
+            raise NotFound("network bridge not found")
+        driver = self._driver_of(record)
+        assert isinstance(driver, BridgeDriver)
+        config = EndpointConfig()
+        async with AsyncExitStack() as undo:
+            ipv4, ipv6, gateway4, gateway6 = await self._addresses(record, config, undo)
+            wanted = Wanted(
+                endpoint_id="",
+                interface=endpoints.interface_name(record, config, ()),
+                ipv4=ipv4,
+                ipv6=ipv6,
+                gateway4=gateway4,
+                gateway6=gateway6,
+                default4=True,
+                default6=True,
+                fresh=True,
+            )
+            try:
+                fd, attached = await driver.make(record, wanted)
+            except OSError as error:
+                raise System(f"failed to create a network sandbox: {error}") from error
+            undo.pop_all()
+        blank = SandboxRequest("", "", "")
+        return Prepared(fd, endpoints.state_of(record, blank, config, wanted, attached))
+
+    def _discard(self, prepared: Prepared) -> None:
+        os.close(prepared.netns_fd)
+        self._dying.append(prepared.state)
+
+    async def _take(self, live: Live, record: NetworkRecord, config: EndpointConfig) -> None:
+        assert self._pool is not None
+        prepared = await self._pool.take()
+        live.netns_fd = prepared.netns_fd
+        mac = endpoints.mac(config, live.request, record)
+        state = replace(
+            prepared.state,
+            endpoint_id=secrets.token_hex(32),
+            mac=mac or prepared.state.mac,
+            aliases=config.aliases,
+            gw_priority=config.gw_priority,
+            config=config,
+        )
+        live.endpoints[record.name] = state
+        live.ways = self._elect(live)
+        if mac:
+            await self._namespaces.run(
+                partial(interfaces.set_mac, self._namespaces, live.netns_fd, state.interface, mac)
+            )
+
+    # --- the dead --------------------------------------------------------------------------------
+
+    async def _reap_soon(self) -> None:
+        await asyncio.sleep(_REAP_DELAY)
+        await self.reap()
+
+    async def reap(self) -> None:
+        """Addresses become free when their interface is surely gone: a namespace dies with its
+        last process, in the background; one that somebody else holds loses its link."""
+        while self._dying:
+            dying, self._dying = self._dying, []
+            by_network: dict[str, list[EndpointState]] = {}
+            for state in dying:
+                by_network.setdefault(state.network_id, []).append(state)
+            for network_id, states in by_network.items():
+                record = self._catalog.get(network_id)
+                if record is None:
+                    continue
+                driver = self._driver_of(record)
+                assert isinstance(driver, BridgeDriver)
+                await driver.unplug_all([state.host_interface for state in states])
+                driver.forget(record, states)
+                for state in states:
+                    await self._give_back(record, state)
