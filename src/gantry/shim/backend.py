@@ -25,18 +25,19 @@ Prepared = Mapping[str, object]
 
 
 class Backend(Protocol):
-    """One container. All calls block. RuntimeFailed where the runtime says no.
-
-    own_pids: it has a pid namespace that ends with its init.
+    """One container. All calls block, and all are made in children of the shim
+    (`gantry.shim.worker`): what one call remembers, the next one does not know.
+    RuntimeFailed, GantryError or OSError where the runtime says no.
     """
 
-    own_pids: bool
-
     def prepare(self, spec: TaskSpec) -> Prepared:
-        """Before anything is made: what `clean` has to know, should this process die."""
+        """Before anything is made: what `clean` has to know, should we die.
+
+        "own_pids": whether it has a pid namespace that ends with its init.
+        """
 
     def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
-        """Create and start; at an error nothing is left behind."""
+        """Create and start, right after `prepare`; at an error nothing is left behind."""
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started: ...
 
@@ -52,9 +53,6 @@ class Backend(Protocol):
     def pids(self) -> Sequence[int]: ...
 
     def stats(self) -> bytes: ...
-
-    def oom_kills(self) -> int:
-        """Processes that the kernel's memory controller has killed in the container."""
 
     def delete(self) -> None:
         """Kill what is left, remove cgroup and state. Idempotent."""

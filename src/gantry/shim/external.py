@@ -1,8 +1,8 @@
 """A container by a runc-like binary (runc, crun, kata…), through the OCI command line.
 
-The root file system is mounted in the shim's own mount namespace, so it goes away with
-the shim, whatever happens. `create` leaves the container's init to us: we are the
-subreaper of whatever the binary starts.
+The root file system is mounted in a mount namespace of the worker that runs `create`: the
+container's own is made as a copy of that, so nothing stays mounted anywhere, whatever
+happens. The binary leaves init to the shim, the subreaper of whatever it starts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gantry.kernel import mountapi, syscalls
 from gantry.model.task import ExecSpec, TaskSpec
-from gantry.mounts.apply import apply, unmount
+from gantry.mounts.apply import apply
 from gantry.shim.backend import (
     Prepared,
     RuntimeFailed,
     Started,
-    count_oom_kills,
     exit_code_of,
     has_own_pids,
-    oom_kills_of,
     read_if_there,
 )
 from gantry.shim.stdio import ChildFds
@@ -48,34 +47,33 @@ class ExternalContainer:
         self._command = [binary, *args, "--root", f"{bundle}/runtime"]
         if systemd_cgroup:
             self._command.append("--systemd-cgroup")
-        self._root = ""
-        self._mounts = 0
-        self._oom_files: list[str] = []
-        self._execs = 0
-        self.own_pids = True
+        self._config: dict[str, Any] = {}  # config.json: another program's, passed on as it is
 
     def prepare(self, spec: TaskSpec) -> Prepared:
-        return {}
+        try:
+            self._config = config = json.loads(spec.spec)
+            namespaces = config["linux"]["namespaces"]
+            pairs = [(str(n["type"]), str(n.get("path") or "")) for n in namespaces]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RuntimeFailed(f"config.json: {error!r}", 128) from None
+        return {"own_pids": has_own_pids(pairs)}
 
     def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
-        config = json.loads(spec.spec)
+        config = self._config
         if netns is not None:
-            _join_network(config, f"/proc/{os.getpid()}/fd/{netns}")
+            path = f"/proc/{os.getpid()}/fd/{netns}"
+            namespaces = config["linux"]["namespaces"]
+            others = [n for n in namespaces if n["type"] != "network"]
+            config["linux"]["namespaces"] = [*others, {"type": "network", "path": path}]
         if spec.stdio.rows and spec.stdio.columns:
             size = {"height": spec.stdio.rows, "width": spec.stdio.columns}
             config["process"].setdefault("consoleSize", size)
         _write(f"{self._bundle}/config.json", json.dumps(config).encode())
-        self.own_pids = has_own_pids(
-            (str(n.get("type")), str(n.get("path") or "")) for n in config["linux"]["namespaces"]
-        )
-        root = str(config["root"]["path"])
-        self._root = root if os.path.isabs(root) else os.path.join(self._bundle, root)
         try:
             if spec.rootfs:
-                self._mount(spec)
+                self._mount(spec, os.path.join(self._bundle, config["root"]["path"]))
             arguments = ["create", "--bundle", self._bundle]
             started = self._launch(arguments, [self._id], stdio, terminal=spec.stdio.terminal)
-            self._oom_files = oom_kills_of(started.pid)
             self._run("start", self._id)
         except (RuntimeFailed, OSError) as error:
             self.delete()
@@ -85,8 +83,7 @@ class ExternalContainer:
         return started
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started:
-        self._execs += 1
-        process = f"{self._bundle}/exec-{self._execs}.json"
+        process = f"{self._bundle}/exec-{os.getpid()}.json"
         _write(process, spec.process)
         try:
             arguments = ["exec", "--detach", "--process", process]
@@ -114,27 +111,21 @@ class ExternalContainer:
         document = json.loads(self._run("events", "--stats", self._id))
         return json.dumps(document.get("data", document)).encode()
 
-    def oom_kills(self) -> int:
-        return count_oom_kills(self._oom_files)
-
     def delete(self) -> None:
         try:
             self._run("delete", "--force", self._id)
         except RuntimeFailed:
             pass  # it has never been created, or is gone already
-        for _ in range(self._mounts):
-            unmount(self._root)
-        self._mounts = 0
 
     def clean(self, prepared: Prepared) -> None:
         self.delete()
 
-    def _mount(self, spec: TaskSpec) -> None:
+    def _mount(self, spec: TaskSpec, root: str) -> None:
+        """In a mount namespace of this process's own: the container's is a copy of it."""
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount("", "/", None, mountapi.MS_REC | mountapi.MS_SLAVE)
-        os.makedirs(self._root, mode=0o755, exist_ok=True)
-        apply(spec.rootfs, self._root)
-        self._mounts = len(spec.rootfs)
+        os.makedirs(root, mode=0o755, exist_ok=True)
+        apply(spec.rootfs, root)
 
     def _launch(
         self, words: list[str], tail: list[str], stdio: ChildFds, *, terminal: bool
@@ -207,15 +198,6 @@ def spawn(
     finally:
         os.close(output)
         os.close(source)
-
-
-def _join_network(config: dict[str, object], path: str) -> None:
-    linux = config.get("linux")
-    namespaces = linux.get("namespaces") if isinstance(linux, dict) else None
-    if not isinstance(namespaces, list):
-        raise RuntimeFailed("config.json has no linux.namespaces", 128)
-    others = [n for n in namespaces if n.get("type") != "network"]
-    namespaces[:] = [*others, {"type": "network", "path": path}]
 
 
 def _last_error(log: str) -> str:

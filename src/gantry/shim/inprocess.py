@@ -18,8 +18,6 @@ from gantry.shim.backend import Prepared, RuntimeFailed, Started, has_own_pids
 from gantry.shim.stats import runc_stats
 from gantry.shim.stdio import ChildFds
 
-_NOT_STARTED = "unable to start container process"
-
 
 class InProcessContainer:
     """`gantry.shim.backend.Backend` by `gantry.runtime`.
@@ -35,7 +33,6 @@ class InProcessContainer:
         self._systemd_cgroup = systemd_cgroup
         self._config: runtime_spec.Spec | None = None
         self._container: Container | None = None
-        self.own_pids = True
 
     def prepare(self, spec: TaskSpec) -> Prepared:
         """Parse the configuration; a later `clean` needs the cgroup's path of it."""
@@ -43,16 +40,14 @@ class InProcessContainer:
             config = runtime_spec.loads(spec.spec)
         except GantryError as error:
             raise _failed("create", error) from None
-        cgroup = ""
-        if config.linux is not None:
-            self.own_pids = has_own_pids((n.type, n.path) for n in config.linux.namespaces)
-            cgroup = config.linux.cgroups_path
+        linux = config.linux or runtime_spec.Linux()
+        own_pids = has_own_pids((n.type, n.path) for n in linux.namespaces)
         box = runtime_spec.Box(height=spec.stdio.rows, width=spec.stdio.columns)
         process = config.process
         if process is not None and process.terminal and box.height and not process.console_size:
             config = config.replace(process=process.replace(console_size=box))
         self._config = config
-        return {"cgroup": cgroup}
+        return {"cgroup": linux.cgroups_path, "own_pids": own_pids}
 
     def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
         assert self._config is not None
@@ -102,12 +97,12 @@ class InProcessContainer:
     def stats(self) -> bytes:
         return json.dumps(runc_stats(self._running.stats())).encode()
 
-    def oom_kills(self) -> int:
-        return self._running.oom_kills()
-
     def delete(self) -> None:
-        if self._container is not None:
-            self._container.delete(force=True)
+        try:
+            self._running.delete(force=True)
+        except RuntimeFailure:
+            if os.path.exists(f"{self._root}/{self._id}"):
+                raise
 
     def clean(self, prepared: Prepared) -> None:
         try:
@@ -125,7 +120,7 @@ class InProcessContainer:
     @property
     def _running(self) -> Container:
         if self._container is None:
-            raise RuntimeFailed("container is not running", 128)
+            self._container = Container.load(self._id, self._root)
         return self._container
 
 
@@ -133,4 +128,4 @@ def _failed(verb: str, error: GantryError) -> RuntimeFailed:
     """With the words that runc has in front: scripts look for them."""
     code = error.exit_code if isinstance(error, RuntimeFailure) else 128
     subject = "runc create" if verb == "create" else "exec"
-    return RuntimeFailed(f"{subject} failed: {_NOT_STARTED}: {error}", code)
+    return RuntimeFailed(f"{subject} failed: {error}", code)

@@ -19,12 +19,21 @@ from gantry.ipc import wire
 from gantry.ipc.channel import Channel, peer_credentials
 from gantry.ipc.frames import Message, ProtocolError, close_all
 from gantry.model.errors import Conflict, GantryError, NotFound, System
-from gantry.model.task import ExitStatus, TaskState
-from gantry.shim.backend import Backend, RuntimeFailed, create_failed, exec_failed
+from gantry.model.task import ExecSpec, ExitStatus, TaskSpec, TaskState
+from gantry.shim import worker
+from gantry.shim.backend import (
+    Backend,
+    RuntimeFailed,
+    Started,
+    count_oom_kills,
+    create_failed,
+    exec_failed,
+    oom_kills_of,
+)
 from gantry.shim.folder import Folder
 from gantry.shim.logfile import NoLog, open_log
 from gantry.shim.loop import READ, WRITE, Loop
-from gantry.shim.stdio import ProcessIO
+from gantry.shim.stdio import ChildFds, ProcessIO
 
 DRAIN_SECONDS = 2.0
 """How long outputs that others still hold open are read after the process's end (moby's)."""
@@ -128,20 +137,14 @@ class Shim:
                 folder.path,
                 spec.systemd_cgroup,
             )
-            try:
-                prepared = self._backend.prepare(spec)
-            except RuntimeFailed as error:
-                raise create_failed(error) from None
-            state: dict[str, object] = {
+            state: wire.Head = {
                 "v": wire.VERSION,
                 "container": spec.container_id,
                 "shim": os.getpid(),
                 "runtime": spec.runtime,
                 "runtime_args": list(spec.runtime_args),
                 "systemd_cgroup": spec.systemd_cgroup,
-                "prepared": prepared,
             }
-            folder.write_state(state)
             log = open_log(spec.log, self._fork)
             spill = os.path.dirname(spec.log.path) or folder.path
             io = ProcessIO(
@@ -151,9 +154,7 @@ class Shim:
                 ends = io.child_fds()
                 fds.extend(io.attach(wants) for wants in attachments)
                 try:
-                    started = self._backend.start(spec, netns, ends)
-                except RuntimeFailed as error:
-                    raise create_failed(error) from None
+                    started = self._launch(spec, netns, ends, state)
                 finally:
                     ends.close()
                     close_all(message.fds)
@@ -165,16 +166,54 @@ class Shim:
             folder.remove()
             raise
         self._started_at = time.time()
-        self._init = Running("", started.pid, io)
-        self._processes[started.pid] = self._init
+        pid = started.number("pid")
+        self._init = Running("", pid, io)
+        self._processes[pid] = self._init
+        self._oom_files = started.text("oom_files").split()
+        self._own_pids = started.flag("own_pids")
         self._listener = listener
-        io.started(started.console)
+        io.started(started.fds[0] if started.fds else None)
         self._add_peer(self._control)
-        head = {"pid": started.pid, "started_at": self._started_at}
+        head = {"pid": pid, "started_at": self._started_at}
         self._send(self._control, {"id": message.head.get("id"), **head}, fds=fds)
-        # Answered: what a later daemon needs to know comes after, it is not needed before.
-        folder.write_state({**state, **head})
         self._loop.watch(listener.fileno(), READ, self._accept)
+
+    def _launch(
+        self, spec: TaskSpec, netns: int | None, ends: ChildFds, state: wire.Head
+    ) -> Message:
+        """Make the container, in a worker: its pid, its terminal, where its OOM kills are counted.
+
+        Order: what a cleaner has to know is written before anything is made.
+        """
+
+        def work() -> worker.Result:
+            try:
+                prepared = self._backend.prepare(spec)
+                self.folder.write_state({**state, "prepared": prepared})
+                started = self._backend.start(spec, netns, ends)
+            except RuntimeFailed as error:
+                raise create_failed(error) from None
+            oom = " ".join(oom_kills_of(started.pid))
+            own = bool(prepared.get("own_pids"))
+            head: wire.Head = {"pid": started.pid, "oom_files": oom, "own_pids": own}
+            return head, b"", _console(started)
+
+        keep = [fd for fd in (ends.stdin, ends.stdout, ends.stderr) if fd >= 0]
+        return self._work(work, [*keep, *([] if netns is None else [netns])])
+
+    def _work(self, work: Callable[[], worker.Result], keep: Sequence[int] = ()) -> Message:
+        pid, message = worker.run(work, self._backend.delete, keep)
+        self._helpers[pid] = _nothing
+        return wire.raise_error(message)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        """A call of the backend that has no result."""
+
+        def work() -> worker.Result:
+            call()
+            return {}, b"", ()
+
+        self._work(work)
 
     def _answer_and_leave(self, message: Message, head: wire.Head) -> None:
         try:
@@ -277,7 +316,7 @@ class Shim:
             return  # an orphan of the container that came to us, the subreaper
         code = os.waitstatus_to_exitcode(status)
         is_init = process is self._init
-        oom = is_init and self._backend.oom_kills() > 0
+        oom = is_init and count_oom_kills(self._oom_files) > 0
         process.exit = ExitStatus(code if code >= 0 else 128 - code, time.time(), oom)
         if is_init:
             self._end_others()
@@ -288,11 +327,11 @@ class Shim:
 
     def _end_others(self) -> None:
         """Without a pid namespace of its own, what init leaves behind goes on without us."""
-        if self._backend.own_pids:
+        if self._own_pids:
             return
         try:
-            self._backend.kill_all(signal.SIGKILL)
-        except (GantryError, OSError, RuntimeFailed):
+            self._do(lambda: self._backend.kill_all(signal.SIGKILL))
+        except GantryError:
             pass  # nobody was left
 
     def _wait_for_output(self, process: Running, activity: int) -> None:
@@ -354,25 +393,35 @@ class Shim:
             try:
                 wants = wire.attachments_from_wire(message.head.get("attachments", []))
                 fds.extend(io.attach(entry) for entry in wants)
-                started = self._backend.exec(spec, ends)
+                started = self._launch_exec(spec, ends)
             finally:
                 ends.close()
-        except BaseException as error:
+        except BaseException:
             close_all(fds)
             io.abandon()
-            if isinstance(error, RuntimeFailed):
-                raise exec_failed(error) from None
             raise
-        process = Running(spec.exec_id, started.pid, io)
-        self._processes[started.pid] = self._execs[spec.exec_id] = process
-        io.started(started.console)
-        return {"pid": started.pid}, b"", fds
+        pid = started.number("pid")
+        process = Running(spec.exec_id, pid, io)
+        self._processes[pid] = self._execs[spec.exec_id] = process
+        io.started(started.fds[0] if started.fds else None)
+        return {"pid": pid}, b"", fds
+
+    def _launch_exec(self, spec: ExecSpec, ends: ChildFds) -> Message:
+        def work() -> worker.Result:
+            try:
+                started = self._backend.exec(spec, ends)
+            except RuntimeFailed as error:
+                raise exec_failed(error) from None
+            return {"pid": started.pid}, b"", _console(started)
+
+        keep = [fd for fd in (ends.stdin, ends.stdout, ends.stderr) if fd >= 0]
+        return self._work(work, keep)
 
     def _kill(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
         number = message.number("signal")
         process = self._process(message)
         if message.flag("all"):
-            self._backend.kill_all(number)
+            self._do(lambda: self._backend.kill_all(number))
         else:
             os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
         if number == signal.SIGKILL and self._paused:
@@ -384,24 +433,27 @@ class Shim:
         return {}, b"", []
 
     def _pause(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
-        self._backend.pause()
+        self._do(self._backend.pause)
         self._paused = True
         return {}, b"", []
 
     def _resume(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
-        self._backend.resume()
+        self._do(self._backend.resume)
         self._paused = False
         return {}, b"", []
 
     def _update(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
-        self._backend.update(message.body)
+        self._do(lambda: self._backend.update(message.body))
         return {}, b"", []
 
     def _pids(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
-        return {"pids": list(self._backend.pids())}, b"", []
+        def work() -> worker.Result:
+            return {"pids": list(self._backend.pids())}, b"", ()
+
+        return {"pids": self._work(work).head.get("pids")}, b"", []
 
     def _stats(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
-        return {}, self._backend.stats(), []
+        return {}, self._work(lambda: ({}, self._backend.stats(), ())).body, []
 
     def _flush(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
         self._init.io.drain()
@@ -442,3 +494,11 @@ class Shim:
             self._loop.stop()
         else:
             self._loop.later(0.5, self._leave_when_done)
+
+
+def _console(started: Started) -> list[int]:
+    return [] if started.console is None else [started.console]
+
+
+def _nothing() -> None:
+    """A worker has ended."""

@@ -207,7 +207,9 @@ class FakeTask:
         if self.init.exit is not None:
             raise Conflict(f"container {self.container_id} is not running")
         args = json.loads(spec.process)["args"]
-        process, program = self._driver.make(args, spec.stdio, NoLog(), "OCI runtime exec failed")
+        process, program = self._driver.make(
+            args, spec.stdio, NoLog(), "OCI runtime exec failed: exec failed"
+        )
         self.execs[spec.exec_id] = process
         stream = process.attach(attach) if any(attach) else None
         self._driver.run(process, program)

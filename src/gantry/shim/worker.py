@@ -1,0 +1,76 @@
+"""Work in a child of its own, so that what it leaves in memory goes away with it.
+
+Making a container takes a few megabytes of parsed specifications and plans, which a
+Python process never quite gives back. So the shim forks for it: the child does the work,
+sends the result and is gone; the container's init, born to the child, is adopted by the
+shim, the subreaper. The shim itself stays as small as it was when it was forked.
+
+The child has none of the shim's fds but those that it is given: a container's process,
+before its execve, holds no socket of ours.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from gantry.ipc import wire
+from gantry.ipc.channel import Channel
+from gantry.ipc.frames import Message
+from gantry.kernel import syscalls
+from gantry.model.errors import System
+
+Result = tuple[wire.Head, bytes, Sequence[int]]
+
+
+def run(
+    work: Callable[[], Result], undo: Callable[[], None], keep: Sequence[int] = ()
+) -> tuple[int, Message]:
+    """Do `work` in a child: its pid (for the caller to wait for) and its answer.
+
+    The answer's head has an "error" when `work` raised. keep: fds that the child shall
+    have. undo: called in the child when the caller has died meanwhile. System: the child
+    was killed.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            gc.disable()
+            _close_others([theirs.fileno(), *keep])
+            _answer(Channel(theirs), work, undo)
+        finally:
+            os._exit(0)
+    theirs.close()
+    channel = Channel(ours)
+    try:
+        message = channel.receive()
+    finally:
+        channel.close()
+    if message is None:
+        os.waitpid(pid, 0)
+        raise System("the process that was to do this was killed")
+    return pid, message
+
+
+def _answer(channel: Channel, work: Callable[[], Result], undo: Callable[[], None]) -> None:
+    try:
+        head, body, fds = work()
+    except Exception as error:
+        channel.send({"error": wire.error_to_wire(error)})
+        return
+    try:
+        channel.send(head, body, fds)
+    except OSError:
+        undo()
+
+
+def _close_others(keep: Sequence[int]) -> None:
+    first = 3
+    for fd in sorted(keep):
+        if fd > first:
+            syscalls.close_range(first, fd - 1)
+        first = max(first, fd + 1)
+    syscalls.close_range(first)

@@ -1,0 +1,156 @@
+"""A root file system of busybox, and drivers over it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from gantry.model.task import LogSpec, StdioSpec, TaskSpec
+from gantry.tasks.driver import ShimTasks
+from gantry.testing.tasks_contract import LogPaths
+
+BUSYBOX = "/bin/busybox"
+APPLETS = ("cat", "echo", "false", "head", "seq", "sh", "sleep", "stty", "true", "yes", "kill")
+
+
+def make_rootfs(folder: Path) -> Path:
+    """busybox and nothing else. Skips where there is none."""
+    if not os.path.exists(BUSYBOX):
+        pytest.skip("needs busybox-static")
+    for name in ("bin", "proc", "dev", "tmp", "etc"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, folder / "bin/busybox")
+    for name in APPLETS:
+        (folder / "bin" / name).symlink_to("busybox")
+    return folder
+
+
+class ShimWorld:
+    """Containers with all namespaces, no limits, one folder for everything."""
+
+    def __init__(self, folder: Path, runtime: str) -> None:
+        self.exec_root = folder / "exec"
+        self.rootfs = make_rootfs(folder / "rootfs")
+        self.logs = folder / "logs"
+        self.logs.mkdir()
+        self.runtime = runtime
+        self.prefix = f"shimtest-{uuid.uuid4().hex[:8]}-"
+        self._paths = LogPaths(self.logs, self.prefix)
+
+    def open(self) -> AbstractAsyncContextManager[ShimTasks]:
+        @contextlib.asynccontextmanager
+        async def opened() -> AsyncIterator[ShimTasks]:
+            tasks = ShimTasks(self.exec_root)
+            await tasks.warm()
+            try:
+                yield tasks
+            finally:
+                await tasks.aclose()
+
+        return opened()
+
+    def spec(self, *args: str) -> TaskSpec:
+        name, log = self._paths.next()
+        config = json.dumps(self.config(name, args)).encode()
+        return TaskSpec(
+            name, config, (), StdioSpec(), LogSpec("json-file", log), runtime=self.runtime
+        )
+
+    def config(self, name: str, args: tuple[str, ...]) -> dict[str, object]:
+        """config.json."""
+        capabilities = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID"]
+        kinds = ("bounding", "effective", "permitted")
+        return {
+            "ociVersion": "1.0.2",
+            "process": {
+                "user": {"uid": 0, "gid": 0},
+                "args": args,
+                "env": ["PATH=/bin"],
+                "cwd": "/",
+                "capabilities": dict.fromkeys(kinds, capabilities),
+            },
+            "root": {"path": str(self.rootfs)},
+            "hostname": "shim",
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                {
+                    "destination": "/dev/pts",
+                    "type": "devpts",
+                    "source": "devpts",
+                    "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
+                },
+            ],
+            "linux": {
+                "namespaces": [
+                    {"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")
+                ],
+                "cgroupsPath": f"/{self.prefix}/{name}",
+            },
+        }
+
+    def shims(self) -> list[int]:
+        """Pids of this world's shims and launchers' other children: by their open folder."""
+        return [pid for pid in processes("gantry-shim") if self._is_ours(pid)]
+
+    def shim_of(self, pid: int) -> int:
+        """The parent of a container's init."""
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            with open("/proc/net/unix") as file:
+                sockets = {line.split()[6]: line.split()[-1] for line in file.readlines()[1:]}
+            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        del sockets
+        return any(str(self.logs) in link for link in links)
+
+    def clean(self) -> None:
+        """After a test, whatever it has left: end its processes, remove its cgroups."""
+        for pid in cgroup_pids(self.prefix):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for folder in cgroup_folders(self.prefix):
+            for child, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(child)
+
+
+def processes(name: str) -> list[int]:
+    """Pids by the name that ps shows."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as file:
+            if file.read().strip() == name:
+                found.append(int(pid))
+    return found
+
+
+def cgroup_folders(name: str) -> list[str]:
+    """This world's cgroups, in every hierarchy."""
+    root = "/sys/fs/cgroup"
+    places = [root, *(os.path.join(root, entry) for entry in os.listdir(root))]
+    return [path for place in places if os.path.isdir(path := os.path.join(place, name))]
+
+
+def cgroup_pids(name: str) -> set[int]:
+    """Processes in this world's cgroups."""
+    pids: set[int] = set()
+    for folder in cgroup_folders(name):
+        for child, _, files in os.walk(folder):
+            if "cgroup.procs" in files:
+                with contextlib.suppress(OSError), open(f"{child}/cgroup.procs") as file:
+                    pids.update(map(int, file.read().split()))
+    return pids
