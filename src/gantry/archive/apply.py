@@ -158,11 +158,11 @@ class _Applier:
     # ---- one kind of entry each
 
     def _regular(self, at: int, base: bytes, entry: Entry, reader: TarReader, name: bytes) -> None:
-        self.size += entry.size
-        if self._limits.size is not None and self.size > self._limits.size:
+        if self._limits.size is not None and self.size + entry.size > self._limits.size:
             raise ArchiveError("archive is too large")
         mode = entry.mode
         fd = os.open(base, _CREATE, mode, dir_fd=at)
+        self.size += entry.size
         try:
             if entry.sparse is not None:
                 _write_sparse(fd, entry, reader)
@@ -239,34 +239,33 @@ class _Applier:
     # ---- deletions
 
     def _whiteout(self, parent: bytes, base: bytes) -> None:
-        if base == OPAQUE:
-            fd = self._parent(parent)
-            if self._overlay:
-                self._set_opaque(fd)
-            else:
-                for name in _names(fd):
-                    self._remove_lower(fd, name, _join(parent, name))
-            return
-        if base.startswith(_META):
-            return  # aufs's own bookkeeping
         name = base[len(WHITEOUT) :]
+        if base.startswith(_META) and base != OPAQUE:
+            return  # aufs's own bookkeeping
         if name in (b"", b".", b".."):
             raise ArchiveError(f"invalid whiteout {_show(_join(parent, base))}")
-        if not self._overlay:
-            try:
-                fd = self._resolve(parent)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            self._remove_lower(fd, name, _join(parent, name))
+        if self._overlay:
+            fd = self._parent(parent)
+            if base == OPAQUE:
+                self._set_opaque(fd)
+            else:
+                self._mark_deleted(fd, name)
             return
-        fd = self._parent(parent)
         try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=fd)
+            fd = self._resolve(parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # there is nothing to delete
+        for child in _names(fd) if base == OPAQUE else [name]:
+            self._remove_lower(fd, child, _join(parent, child))
+
+    def _mark_deleted(self, at: int, name: bytes) -> None:
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
         except FileExistsError:
             # A whiteout speaks of the layers below, never of its own layer's entries.
-            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            info = os.stat(name, dir_fd=at, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
-                self._opaque_child(fd, name)
+                self._opaque_child(at, name)
 
     def _set_opaque(self, fd: int) -> None:
         os.setxattr(b"/proc/self/fd/%d" % fd, self._opaque + b".overlay.opaque", b"y")

@@ -40,6 +40,12 @@ def tree(root: int) -> Iterator[bytes]:
     yield from _gathered(writer.folder(root, b""))
 
 
+def resource(at: int, name: bytes, shown: bytes) -> Iterator[bytes]:
+    """The tar of one entry of the folder `at`, with all below it, under the name `shown`."""
+    info = os.stat(name, dir_fd=at, follow_symlinks=False)
+    yield from _gathered(_Writer().entry(at, name, shown, info))
+
+
 def diff_layer(folder: LayerFolder) -> Iterator[bytes]:
     """The tar of what a snapshot changed of its parents, with whiteouts for deletions.
 

@@ -211,14 +211,18 @@ class TarReader:
             text += self._take(BLOCK)
             self._left -= BLOCK
             *whole, text = text.split(b"\n")
-            try:
-                lines.extend(int(line) for line in whole if len(lines) <= wanted)
-            except ValueError:
-                raise ArchiveError("invalid tar header: malformed sparse map")
-            if lines:
-                wanted = 1 + 2 * lines[0]
+            for line in whole:
+                if len(lines) < wanted:
+                    lines.append(_decimal(line))
+                    wanted = 1 + 2 * lines[0]
         entry.size = self._left
         entry.sparse = list(zip(lines[1:wanted:2], lines[2:wanted:2], strict=True))
+
+
+def _decimal(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 19:
+        raise ArchiveError("invalid tar header: malformed sparse map")
+    return int(text)
 
 
 def _check_sparse(entry: Entry) -> None:

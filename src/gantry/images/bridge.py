@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Final, TypeVar
+
+from gantry.ipc.owner import TaskOwner
+
+T = TypeVar("T")
 
 _ROOM: Final = 8 << 20
 """Bytes that wait at most between the two sides."""
@@ -97,6 +101,63 @@ class Inlet:
             self._loop.call_soon_threadsafe(self._room.set)
 
 
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread of its own and wait for its end, also when cancelled.
+
+    Not in the loop's pool: such work waits for other work, and a full pool would be a deadlock.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(value: T | None, error: BaseException | None) -> None:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)  # type: ignore[arg-type]  # T: work returned it
+
+    def run() -> None:
+        value: T | None = None
+        failure: BaseException | None = None
+        try:
+            value = work()
+        except BaseException as error:  # it belongs to who waits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(finish, value, failure)
+
+    threading.Thread(target=run, name="images", daemon=True).start()
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        future.exception()
+        raise
+
+
+async def consume(body: AsyncIterator[bytes], work: Callable[[Inlet], T]) -> T:
+    """Run `work(inlet)` in a thread while `body` is fed into the inlet.
+
+    When this returns or raises, both have ended; cancelled, `work` meets
+    ConnectionAbortedError at its next read.
+    """
+    inlet = Inlet()
+    tasks = TaskOwner("body")
+    tasks.spawn(_quietly(inlet.feed(body)), "feed")
+    working = tasks.spawn(in_thread(lambda: work(inlet)), "work")
+    try:
+        return await asyncio.shield(working)
+    finally:
+        inlet.fail(ConnectionAbortedError("cancelled"))
+        inlet.close()
+        await asyncio.wait([working])
+        await tasks.aclose()
+
+
+async def _quietly(feeding: Coroutine[None, None, None]) -> None:
+    with contextlib.suppress(Exception):  # the reader gets it
+        await feeding
+
+
 async def outlet(pieces: Iterator[bytes], ahead: int = 2) -> AsyncIterator[bytes]:
     """Take a blocking iterator's values in a thread, a few ahead of the consumer.
 
@@ -126,7 +187,8 @@ async def outlet(pieces: Iterator[bytes], ahead: int = 2) -> AsyncIterator[bytes
             if close is not None:
                 close()
 
-    running = loop.run_in_executor(None, run)
+    thread = threading.Thread(target=run, name="images", daemon=True)
+    thread.start()
     try:
         while (item := await queue.get()) is not None:
             if isinstance(item, BaseException):
@@ -136,4 +198,4 @@ async def outlet(pieces: Iterator[bytes], ahead: int = 2) -> AsyncIterator[bytes
     finally:
         done.set()
         slots.release()
-        await asyncio.shield(running)
+        await asyncio.to_thread(thread.join)

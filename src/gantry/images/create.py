@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,16 @@ from gantry.archive.compression import Pushback, decompress, detect
 from gantry.archive.diff import diff_layer
 from gantry.archive.reader import Source
 from gantry.images import messages
-from gantry.images.bridge import Inlet
+from gantry.images.bridge import Inlet, consume, in_thread
 from gantry.images.changes import apply_changes
 from gantry.images.layers import LayerBlob, Pending
 from gantry.images.load import MEDIA_TYPES
 from gantry.images.messages import Message
 from gantry.images.platforms import HOST, parse_platform
 from gantry.images.registrar import LayerDescriptor, Registrar
-from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import InvalidParameter, NotFound
 from gantry.model.image import Image
+from gantry.model.snapshot import LayerFolder
 from gantry.oci.image import (
     MAX_DOCUMENT,
     OCI_LAYER,
@@ -37,6 +37,7 @@ from gantry.oci.image import (
 from gantry.oci.image_reference import Reference
 
 Json = dict[str, Any]
+Write = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,35 +83,27 @@ class Creator:
         if wanted.os != "linux":
             raise InvalidParameter(f'"{wanted.os}": unsupported operating system')
         config = apply_changes({}, changes)
-        tasks = TaskOwner("import")
-        inlet = Inlet()
+        layer = await self._store(lambda write: _receive(body, write))
         try:
-            tasks.spawn(inlet.feed(body), "body")
-            layer = await self._receive(inlet)
-            try:
-                diff_id = await self._diff_id(layer)
-                now = format_time(time.time_ns())
-                document: Json = {
-                    "architecture": wanted.architecture,
-                    "comment": message,
-                    "config": config,
-                    "created": now,
-                    "history": [{"created": now, "comment": message}],
-                    "os": "linux",
-                    "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-                }
-                if wanted.variant:
-                    document["variant"] = wanted.variant
-                image = await self._register(document, [], layer, diff_id, reference)
-            finally:
-                self._drop(layer)
-            self._announce(image, reference)
-            self._registrar.event(image.id, image.id, "import")
-            yield messages.status(image.id)
+            diff_id = await self._diff_id(layer)
+            now = format_time(time.time_ns())
+            document: Json = {
+                "architecture": wanted.architecture,
+                "comment": message,
+                "config": config,
+                "created": now,
+                "history": [{"created": now, "comment": message}],
+                "os": "linux",
+                "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+            }
+            if wanted.variant:
+                document["variant"] = wanted.variant
+            image = await self._register(document, [], layer, diff_id, reference)
         finally:
-            inlet.fail(ConnectionAbortedError("cancelled"))
-            inlet.close()
-            await tasks.aclose()
+            await self._drop(layer)
+        self._announce(image, reference)
+        self._registrar.event(image.id, image.id, "import")
+        yield messages.status(image.id)
 
     async def commit(self, request: CommitRequest) -> Image:
         """A new image: the container's, with its changes on top. The caller has paused it."""
@@ -119,7 +112,7 @@ class Creator:
             raise NotFound(f"No such image: {request.parent}")
         config = apply_changes(request.config, request.changes)
         folder = self._registrar.layers.snapshots.layer(request.snapshot)
-        layer = await self._write(diff_layer(folder), OCI_LAYER)
+        layer = await self._store(lambda write: _differ(folder, write))
         try:
             diff_id = await self._diff_id(layer)
             document = self._child(parent, request, config, diff_id)
@@ -134,7 +127,7 @@ class Creator:
                 container=request.container,
             )
         finally:
-            self._drop(layer)
+            await self._drop(layer)
         self._registrar.event(image.id, "", "create")
         self._announce(image, request.reference)
         return image
@@ -167,61 +160,31 @@ class Creator:
         if reference is not None:
             self._registrar.event(image.id, reference.familiar, "tag")
 
-    async def _receive(self, inlet: Inlet) -> _Layer:
-        """Store the layer under way, unpacking it at the same time."""
-        writer = self._content.writer()
-        pending = self._registrar.layers.begin(writer.fd, size=None)
+    async def _store(self, source: Callable[[Write], Awaitable[str]]) -> _Layer:
+        """Store a layer that `source` writes piece by piece, unpacking it at the same time.
 
-        def receive() -> _Layer:
-            with writer:
-                first = inlet.read()
-                while first and len(first) < 300 and (more := inlet.read()):
-                    first += more
-                if not first:
-                    raise InvalidParameter("unexpected EOF")
-                kind = detect(first)
-                source: Source = Pushback(inlet.read, first)
-                if kind not in MEDIA_TYPES:
-                    _, source = decompress(source)  # no layer may be compressed like that
-                while piece := source():
-                    writer.write(piece)
-                    if pending is not None:
-                        pending.job.advance(writer.offset)
+        source returns the layer's media type.
+        """
+        layers = self._registrar.layers
+        with self._content.writer() as writer:
+            pending = layers.begin(writer.fd, size=None)
+
+            def write(piece: bytes) -> None:
+                writer.write(piece)
                 if pending is not None:
-                    pending.job.finish(writer.offset)
+                    pending.job.advance(writer.offset)
+
+            try:
+                media_type = await source(write)
                 size = writer.offset
-                media_type = MEDIA_TYPES.get(kind, OCI_LAYER)
-                return _Layer(Descriptor(media_type, writer.commit(), size), pending)
-
-        try:
-            return await asyncio.to_thread(receive)
-        except BaseException:
-            if pending is not None:
-                self._registrar.layers.drop(pending)
-            inlet.fail(ConnectionAbortedError("cancelled"))
-            raise
-
-    async def _write(self, pieces: Iterator[bytes], media_type: str) -> _Layer:
-        writer = self._content.writer()
-        pending = self._registrar.layers.begin(writer.fd, size=None)
-
-        def write() -> _Layer:
-            with writer:
-                for piece in pieces:
-                    writer.write(piece)
-                    if pending is not None:
-                        pending.job.advance(writer.offset)
                 if pending is not None:
-                    pending.job.finish(writer.offset)
-                size = writer.offset
-                return _Layer(Descriptor(media_type, writer.commit(), size), pending)
-
-        try:
-            return await asyncio.to_thread(write)
-        except BaseException:
-            if pending is not None:
-                self._registrar.layers.drop(pending)
-            raise
+                    pending.job.finish(size)
+                digest = await asyncio.to_thread(writer.commit)
+                return _Layer(Descriptor(media_type, digest, size), pending)
+            except BaseException:
+                if pending is not None:
+                    await layers.drop(pending)
+                raise
 
     async def _diff_id(self, layer: _Layer) -> str:
         if layer.pending is not None:
@@ -242,11 +205,10 @@ class Creator:
         finally:
             os.close(fd)
 
-    def _drop(self, layer: _Layer) -> None:
+    async def _drop(self, layer: _Layer) -> None:
         """Forget what was not registered."""
-        pending = layer.pending
-        if pending is not None and self._registrar.layers.snapshots.exists(pending.key):
-            self._registrar.layers.drop(pending)
+        if layer.pending is not None:
+            await self._registrar.layers.drop(layer.pending)
         if not self._catalog.uses_blob(layer.descriptor.digest):
             self._content.delete(layer.descriptor.digest)
 
@@ -304,3 +266,30 @@ class Creator:
 class _Layer:
     descriptor: Descriptor
     pending: Pending | None
+
+
+async def _receive(body: AsyncIterator[bytes], write: Write) -> str:
+    def receive(inlet: Inlet) -> str:
+        first = inlet.read()
+        while first and len(first) < 300 and (more := inlet.read()):
+            first += more
+        if not first:
+            raise InvalidParameter("unexpected EOF")
+        kind = detect(first)
+        source: Source = Pushback(inlet.read, first)
+        if kind not in MEDIA_TYPES:
+            _, source = decompress(source)  # no layer may be compressed like that
+        while piece := source():
+            write(piece)
+        return MEDIA_TYPES.get(kind, OCI_LAYER)
+
+    return await consume(body, receive)
+
+
+async def _differ(folder: LayerFolder, write: Write) -> str:
+    def differ() -> str:
+        for piece in diff_layer(folder):
+            write(piece)
+        return OCI_LAYER
+
+    return await in_thread(differ)

@@ -68,10 +68,13 @@ class Layers:
             return None
         return self._begin(data, None, size=size)
 
-    def drop(self, pending: Pending) -> None:
-        """Give up an unpacking; returns at once."""
+    async def drop(self, pending: Pending) -> None:
+        """Give up an unpacking, if it was not committed; when this returns it is gone."""
+        if not self.snapshots.exists(pending.key):
+            return
         pending.job.abort()
-        pending.job.task.add_done_callback(lambda _: self._remove(pending.key))
+        await asyncio.wait([pending.job.task])
+        self._remove(pending.key)
 
     async def assemble(self, layers: Sequence[LayerBlob]) -> tuple[int, ...]:
         """Make every layer a committed snapshot named by its chain id; their sizes.
@@ -95,8 +98,8 @@ class Layers:
                 if waiting is not None and not waiting.locked():
                     del self._making[chain_id]
             for layer in layers:
-                if layer.pending is not None and self.snapshots.exists(layer.pending.key):
-                    self.drop(layer.pending)
+                if layer.pending is not None:
+                    await self.drop(layer.pending)
         return tuple([await self.size(chain_id) for chain_id in chain])
 
     async def size(self, chain_id: str) -> int:
@@ -143,8 +146,7 @@ class Layers:
             given = parent if self.snapshots.detached_layers else None
             await asyncio.to_thread(self._commit, chain_id, pending.key, given)
         except BaseException:
-            if self.snapshots.exists(pending.key):
-                self.drop(pending)
+            await self.drop(pending)
             raise
         self.sizes[chain_id] = unpacked.size
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -26,12 +26,11 @@ from gantry.archive.header import Entry
 from gantry.archive.reader import TarReader
 from gantry.content.store import ContentStore, Writer
 from gantry.images import messages
-from gantry.images.bridge import Inlet
+from gantry.images.bridge import Inlet, consume
 from gantry.images.layers import LayerBlob, Pending
 from gantry.images.messages import Message
 from gantry.images.platforms import HOST, choose
 from gantry.images.registrar import LayerDescriptor, Registrar
-from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import InvalidParameter, NotFound
 from gantry.oci.image import (
     IMAGE_NAME,
@@ -87,6 +86,7 @@ class _Archive:
     links: dict[bytes, bytes] = field(default_factory=dict)
     texts: dict[bytes, bytes] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
+    begun: list[Pending] = field(default_factory=list)
 
     def member(self, path: str) -> _Member | None:
         """By name, through the symlinks of the archive itself."""
@@ -123,23 +123,15 @@ class Loader:
         self, body: AsyncIterator[bytes], *, quiet: bool, platform: str = ""
     ) -> AsyncIterator[Message]:
         """The messages of `docker load`; InvalidParameter when the archive is none."""
-        tasks = TaskOwner("load")
         archive = _Archive()
-        inlet = Inlet()
+        loop = asyncio.get_running_loop()
         try:
-            feeding = tasks.spawn(_quietly(inlet.feed(body)), "body")
-            try:
-                await asyncio.to_thread(self._read, inlet, archive, asyncio.get_running_loop())
-            finally:
-                inlet.close()
-                await feeding
+            await consume(body, lambda inlet: self._read(inlet, archive, loop))
             with self._registrar.catalog.holding((), archive.fresh):
                 async for message in self._register(archive, quiet):
                     yield message
         finally:
-            inlet.fail(ConnectionAbortedError("cancelled"))
-            await tasks.aclose()
-            self._drop(archive)
+            await self._drop(archive)
 
     # ---- reading, in a thread
 
@@ -195,26 +187,22 @@ class Loader:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         pending: Pending | None = None
+        head = b""
         with self._content.writer() as writer:
-            try:
-                head = b""
-                for piece in reader.data():
-                    if not head:
-                        head = bytes(piece[:300])
-                        if _layer_like(head):
-                            pending = asyncio.run_coroutine_threadsafe(
-                                self._begin(writer.fd, entry.size), loop
-                            ).result()
-                    writer.write(piece)
-                    if pending is not None:
-                        pending.job.advance(writer.offset)
+            for piece in reader.data():
+                if not head:
+                    head = bytes(piece[:300])
+                    if _layer_like(head):
+                        begin = self._begin(writer.fd, entry.size)
+                        pending = asyncio.run_coroutine_threadsafe(begin, loop).result()
+                        archive.begun.extend([pending] if pending else [])
+                writer.write(piece)
                 if pending is not None:
-                    pending.job.finish(writer.offset)
-                self._store(name, writer, _Member("", entry.size, head[:16], pending), archive)
-            except BaseException:
-                if pending is not None:
-                    loop.call_soon_threadsafe(self._registrar.layers.drop, pending)
-                raise
+                    pending.job.advance(writer.offset)
+            if pending is not None:
+                pending.job.finish(writer.offset)
+            member = _Member("", entry.size, head[:16], pending)
+            self._store(name, writer, member, archive)
 
     async def _begin(self, fd: int, size: int) -> Pending | None:
         return self._registrar.layers.begin(fd, size=size)
@@ -408,19 +396,12 @@ class Loader:
         chosen = choose(here, HOST)
         return self._select(chosen, depth + 1) if chosen is not None else None
 
-    def _drop(self, archive: _Archive) -> None:
-        for member in archive.members.values():
-            pending = member.pending
-            if pending is not None and self._registrar.layers.snapshots.exists(pending.key):
-                self._registrar.layers.drop(pending)
+    async def _drop(self, archive: _Archive) -> None:
+        for pending in archive.begun:
+            await self._registrar.layers.drop(pending)
         for digest in archive.fresh:
             if not self._registrar.catalog.uses_blob(digest):
                 self._content.delete(digest)
-
-
-async def _quietly(feeding: Any) -> None:
-    with contextlib.suppress(Exception):  # the reader gets it
-        await feeding
 
 
 def _pending_of(archive: _Archive, digest: str) -> Pending | None:

@@ -22,6 +22,7 @@ from gantry.archive.apply import Limits
 from gantry.archive.compression import Compression
 from gantry.archive.errors import ArchiveError, NeedsParents
 from gantry.archive.unpack import FileSource, Unpacked, unpack
+from gantry.images.bridge import in_thread
 from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import System
 from gantry.model.snapshot import Flavour
@@ -50,7 +51,7 @@ class Job:
         self.folder = os.dup(folder)
         self.flavour = flavour
         self.fresh = fresh
-        self.task: asyncio.Task[Unpacked]
+        self.task: asyncio.Task[Unpacked | Exception]
         self.progress: Callable[[int], None] | None = None
         """Called on the loop with how many bytes of the blob have been applied."""
         self._changed = threading.Condition()
@@ -59,9 +60,14 @@ class Job:
         self._aborted = False
         self._worker: _Worker | None = None
         self._wanted: int | None = None
+        self._loop = asyncio.get_running_loop()
+        self.sized = asyncio.Event()
+        """Set when it is known whether the blob is small."""
 
     def advance(self, to: int) -> None:
         with self._changed:
+            if self._there < SMALL <= to:
+                self._set_sized()
             self._there = max(self._there, to)
             self._answer()
             self._changed.notify()
@@ -69,19 +75,28 @@ class Job:
     def finish(self, total: int) -> None:
         with self._changed:
             self._there = self._end = total
+            self._set_sized()
             self._answer()
             self._changed.notify()
 
     def abort(self) -> None:
         with self._changed:
             self._aborted = True
+            self._set_sized()
             if self._worker is not None:
                 self._worker.process.kill()
             self._changed.notify()
 
     async def result(self) -> Unpacked:
         """ArchiveError, NeedsParents (see `gantry.archive`), System."""
-        return await asyncio.shield(self.task)
+        outcome = await asyncio.shield(self.task)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    @property
+    def small(self) -> bool:
+        return self._end is not None and self._end < SMALL
 
     def available(self, offset: int) -> int:
         """For the thread that does the job."""
@@ -126,6 +141,10 @@ class Job:
     def close(self) -> None:
         os.close(self.data)
         os.close(self.folder)
+
+    def _set_sized(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.sized.set)
 
     def _answer(self) -> None:
         """One answer a question, so the socket is never full."""
@@ -177,7 +196,7 @@ class Workers:
         For the loop's thread.
         """
         job = Job(data, folder, flavour, fresh)
-        small = size is not None and size < SMALL
+        small = None if size is None else size < SMALL
         job.task = self._tasks.spawn(self._run(job, small), "layer")
         return job
 
@@ -187,16 +206,19 @@ class Workers:
             worker.close()
         self._free.clear()
 
-    async def _run(self, job: Job, small: bool) -> Unpacked:
+    async def _run(self, job: Job, small: bool | None) -> Unpacked | Exception:
         try:
-            if small:
-                return await asyncio.to_thread(_in_thread, job)
+            if small is None:
+                await job.sized.wait()
+                small = job.small
+            if small or job.aborted:
+                return await in_thread(lambda: _in_thread(job))
             async with self._slots:
                 return await self._in_worker(job)
-        except BaseException:
-            job.abort()
-            raise
+        except Exception as error:  # it is for who asks for the result, if anybody does
+            return error
         finally:
+            job.abort()
             job.close()
 
     async def _in_worker(self, job: Job) -> Unpacked:

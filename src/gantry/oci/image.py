@@ -9,7 +9,7 @@ negative size or a malformed digest, more than `MAX_LAYERS` layers.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -167,7 +167,7 @@ def decode(data: bytes, kind: type[T], what: str) -> T:
 def check_descriptor(descriptor: Descriptor, what: str) -> Descriptor:
     if not is_digest(descriptor.digest):
         raise InvalidParameter(f"invalid {what}: invalid digest {descriptor.digest!r}")
-    if descriptor.size < 0:
+    if not 0 <= descriptor.size < 1 << 62:
         raise InvalidParameter(f"invalid {what}: invalid size {descriptor.size}")
     return descriptor
 
@@ -296,6 +296,6 @@ def parse_time(text: str) -> int | None:
 def format_time(ns: int) -> str:
     """Nanoseconds since the epoch as Go's RFC3339Nano in UTC (trailing zeros dropped)."""
     seconds, rest = divmod(ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    moment = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
     fraction = f".{rest:09d}".rstrip("0").rstrip(".") if rest else ""
     return f"{moment}{fraction}Z"
