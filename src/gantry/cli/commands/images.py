@@ -49,6 +49,7 @@ COLUMNS: Columns[Item] = Columns(
         "Containers": "CONTAINERS",
         "SharedSize": "SHARED SIZE",
         "UniqueSize": "UNIQUE SIZE",
+        "VirtualSize": "SIZE",
     },
     {
         "ID": lambda item: short_id(item.raw["Id"]) if item.trunc else item.raw["Id"],
@@ -58,6 +59,7 @@ COLUMNS: Columns[Item] = Columns(
         "CreatedSince": lambda item: units.ago(item.raw.get("Created", 0)),
         "CreatedAt": lambda item: units.local_time(item.raw.get("Created", 0)),
         "Size": lambda item: units.human_size(item.raw.get("Size", 0), 3),
+        "VirtualSize": lambda item: units.human_size(item.raw.get("Size", 0), 3),
         "Containers": lambda item: _unknown(
             item.raw.get("Containers", -1), str(item.raw.get("Containers"))
         ),

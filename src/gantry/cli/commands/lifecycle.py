@@ -54,6 +54,7 @@ def _rm(app: App, options: Options, names: list[str]) -> int:
     }
 
     def remove(name: str) -> None:
+        """Prints the name itself: what -f did not find is no failure, but not removed."""
         stripped = name.strip("/")
         if not stripped:
             raise GantryError("Container name cannot be empty")
@@ -63,8 +64,10 @@ def _rm(app: App, options: Options, names: list[str]) -> int:
             if not (options.on("force") and error.status == 404):
                 raise
             app.err(str(error))
+        else:
+            app.out(name)
 
-    return app.each(names, remove)
+    return app.each(names, remove, echo=False)
 
 
 def _rename(app: App, _options: Options, names: list[str]) -> int:
