@@ -18,7 +18,7 @@ from gantry.containers.core import Core
 from gantry.containers.record import Container
 from gantry.containers.start import Starter, network_events
 from gantry.containers.tasks import Task
-from gantry.model.errors import GantryError
+from gantry.model.errors import GantryError, Unavailable
 from gantry.model.task import ExitStatus
 
 _log = logging.getLogger(__name__)
@@ -57,10 +57,17 @@ class Exits:
                 await self._remove(container)
 
     async def _watch(self, container: Container, task: Task) -> None:
-        status = await task.wait()
+        try:
+            status = await task.wait()
+        except Unavailable:
+            return  # the daemon lets go of its tasks: the next one will hear of the end
         await self.ended(container, task, status)
 
-    async def ended(self, container: Container, task: Task, status: ExitStatus) -> None:
+    async def lost(self, container: Container, status: ExitStatus) -> None:
+        """Work up the end of a run that nobody saw."""
+        await self.ended(container, None, status)
+
+    async def ended(self, container: Container, task: Task | None, status: ExitStatus) -> None:
         """Work up the end of one run."""
         core, live = self._core, container.live
         exited = live.exited
@@ -95,8 +102,9 @@ class Exits:
         core.event(container, "die", lasted)
         # Whoever starts, stops or removes it next waits for this lock.
         async with container.lock:
-            with contextlib.suppress(GantryError, OSError):
-                await task.delete()
+            if task is not None:
+                with contextlib.suppress(GantryError, OSError):
+                    await task.delete()
             await surroundings.dissolve(core, container)
             if sandbox is not None:
                 network_events(core, container, sandbox, "disconnect")

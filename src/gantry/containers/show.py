@@ -169,7 +169,7 @@ class Views:
 
     # ---- list
 
-    def list(
+    def rows(
         self, *, everything: bool, limit: int, size: bool, filters: listfilter.Filters
     ) -> Sequence[bytes]:
         core = self._core

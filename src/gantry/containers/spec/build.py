@@ -158,14 +158,19 @@ def process(
     return result
 
 
-def environment(record: Record, start: Start) -> list[str]:
-    """The process's environment: Docker's own, then links', then the configuration's."""
+def environment(
+    record: Record, start: Start, *, tty: bool | None = None, extra: Sequence[str] = ()
+) -> list[str]:
+    """The process's environment: Docker's own, then links', the configuration's, `extra`.
+
+    tty: whether this process has a terminal, None: as the container has.
+    """
     env = {"PATH": PATH, "HOSTNAME": f"HOSTNAME={start.hostname}"}
-    if record.config.tty:
+    if record.config.tty if tty is None else tty:
         env["TERM"] = "TERM=xterm"
     for entry in start.env:
         env[entry.partition("=")[0]] = entry
-    for entry in record.config.env or ():
+    for entry in (*(record.config.env or ()), *extra):
         name, equals, _ = entry.partition("=")
         if equals:
             env[name] = entry
