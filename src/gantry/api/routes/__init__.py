@@ -1,0 +1,1 @@
+"""A module a resource: what each endpoint reads, calls and answers."""
