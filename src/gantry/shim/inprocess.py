@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 from gantry.cgroups import manager
+from gantry.cgroups.group import Cgroup
 from gantry.model.errors import GantryError
 from gantry.model.resources import Resources
 from gantry.model.task import ExecSpec, TaskSpec
@@ -15,8 +17,11 @@ from gantry.oci import codec, runtime_spec
 from gantry.runtime.container import Container, Stdio
 from gantry.runtime.errors import RuntimeFailure
 from gantry.shim.backend import Prepared, RuntimeFailed, Started, has_own_pids
+from gantry.shim.folder import remove_tree
 from gantry.shim.stats import runc_stats
 from gantry.shim.stdio import ChildFds
+
+CLEAN_SECONDS = 5.0
 
 
 class InProcessContainer:
@@ -111,11 +116,8 @@ class InProcessContainer:
         except RuntimeFailure:
             pass  # its shim died before the runtime had written down what there is
         path = str(prepared.get("cgroup", ""))
-        cgroup = manager.plan(path, self._id, Resources(), systemd=self._systemd_cgroup)
-        if not cgroup.kill():
-            for pid in cgroup.pids():
-                os.kill(pid, signal.SIGKILL)
-        cgroup.destroy()
+        _destroy(manager.plan(path, self._id, Resources(), systemd=self._systemd_cgroup))
+        remove_tree(f"{self._root}/{self._id}")
 
     @property
     def _running(self) -> Container:
@@ -129,3 +131,21 @@ def _failed(verb: str, error: GantryError) -> RuntimeFailed:
     code = error.exit_code if isinstance(error, RuntimeFailure) else 128
     subject = "runc create" if verb == "create" else "exec"
     return RuntimeFailed(f"{subject} failed: {error}", code)
+
+
+def _destroy(cgroup: Cgroup) -> None:
+    """Kill what is in a cgroup and remove it; who is dying still holds it for a moment."""
+    deadline = time.monotonic() + CLEAN_SECONDS
+    while True:
+        try:
+            if not cgroup.kill():
+                for pid in cgroup.pids():
+                    os.kill(pid, signal.SIGKILL)
+            cgroup.destroy()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)

@@ -112,6 +112,9 @@ class Shim:
             bool(state.get("systemd_cgroup")),
         )
         if state:
+            pid = state.get("worker")
+            if isinstance(pid, int):
+                worker.wait_gone(pid)
             prepared = state.get("prepared")
             backend.clean(prepared if isinstance(prepared, dict) else {})
         self.folder.remove()
@@ -189,7 +192,7 @@ class Shim:
         def work() -> worker.Result:
             try:
                 prepared = self._backend.prepare(spec)
-                self.folder.write_state({**state, "prepared": prepared})
+                self.folder.write_state({**state, "worker": os.getpid(), "prepared": prepared})
                 started = self._backend.start(spec, netns, ends)
             except RuntimeFailed as error:
                 raise create_failed(error) from None
@@ -202,7 +205,7 @@ class Shim:
         return self._work(work, [*keep, *([] if netns is None else [netns])])
 
     def _work(self, work: Callable[[], worker.Result], keep: Sequence[int] = ()) -> Message:
-        pid, message = worker.run(work, self._backend.delete, keep)
+        pid, message = worker.run(work, keep)
         self._helpers[pid] = _nothing
         return wire.raise_error(message)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import gc
 import os
+import select
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -22,25 +24,28 @@ from gantry.ipc.frames import Message
 from gantry.kernel import syscalls
 from gantry.model.errors import System
 
+NAME = b"gantry-shim"
 Result = tuple[wire.Head, bytes, Sequence[int]]
 
 
-def run(
-    work: Callable[[], Result], undo: Callable[[], None], keep: Sequence[int] = ()
-) -> tuple[int, Message]:
+def run(work: Callable[[], Result], keep: Sequence[int] = ()) -> tuple[int, Message]:
     """Do `work` in a child: its pid (for the caller to wait for) and its answer.
 
     The answer's head has an "error" when `work` raised. keep: fds that the child shall
-    have. undo: called in the child when the caller has died meanwhile. System: the child
-    was killed.
+    have. System: the child was killed.
     """
     ours, theirs = socket.socketpair()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
+            # With the shim dies its work: a cleaner waits for this process and then cleans.
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
             gc.disable()
             _close_others([theirs.fileno(), *keep])
-            _answer(Channel(theirs), work, undo)
+            _answer(Channel(theirs), work)
         finally:
             os._exit(0)
     theirs.close()
@@ -55,16 +60,31 @@ def run(
     return pid, message
 
 
-def _answer(channel: Channel, work: Callable[[], Result], undo: Callable[[], None]) -> None:
+def _answer(channel: Channel, work: Callable[[], Result]) -> None:
     try:
         head, body, fds = work()
     except Exception as error:
         channel.send({"error": wire.error_to_wire(error)})
+    else:
+        channel.send(head, body, fds)
+
+
+def wait_gone(pid: int) -> None:
+    """Kill a dead shim's worker, which may still be dying, and wait till it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            if file.read().strip() != NAME:
+                return  # somebody else by now
+        pidfd = os.pidfd_open(pid)
+    except OSError:
         return
     try:
-        channel.send(head, body, fds)
-    except OSError:
-        undo()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 5.0)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
 
 
 def _close_others(keep: Sequence[int]) -> None:

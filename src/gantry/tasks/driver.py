@@ -144,6 +144,10 @@ class ShimTasks:
             if task is not None:
                 yield task
 
+    async def settled(self) -> None:
+        """Wait until all that goes on in the background (undoing, cleaning) is done."""
+        await self._owner.drain()
+
     async def aclose(self) -> None:
         for task in list(self._tasks):
             task.let_go()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.integration.shim.shim_world import ShimWorld
 
 RUNC = "/usr/bin/runc"
