@@ -26,6 +26,16 @@ Convert = Callable[[Value, str], Value]
 
 INT64: Final = (-(1 << 63), (1 << 63) - 1)
 
+GO_NAMES: Final = {
+    "ContainerConfig": "CreateRequest",  # embedded there: Go names the outer struct
+    "ExecCreate": "ExecCreateRequest",
+    "_ExecStart": "ExecStartRequest",
+    "_Connect": "ConnectRequest",
+    "_Create": "CreateRequest",
+    "_Disconnect": "DisconnectRequest",
+    "_Edits": "UpdateConfig",
+}
+
 _decoder: Final = msgspec.json.Decoder()
 
 
@@ -53,12 +63,15 @@ def decode(body: bytes, kind: type[T]) -> T:
     return result
 
 
-def convert(value: Value, kind: type[T]) -> T:
-    """A parsed value as a Struct; null is the Struct with all its defaults."""
+def convert(value: Value, kind: type[T], path: str = "") -> T:
+    """A parsed value as a Struct; null is the Struct with all its defaults.
+
+    path: "Struct.Field" where the value stood, for the error text.
+    """
     if value is None:
         return kind()
     try:
-        result: T = _converter(kind)(value, "")
+        result: T = _converter(kind)(value, path)
     except UnmarshalError as error:
         raise InvalidParameter(f"invalid JSON: {error}")
     return result
@@ -157,9 +170,7 @@ def go_name(kind: object) -> str:
     if kind in names:
         return names[kind]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return {"ContainerConfig": "Config", "ExecCreate": "ExecCreateRequest"}.get(
-            kind.__name__, kind.__name__
-        )
+        return GO_NAMES.get(kind.__name__, kind.__name__.lstrip("_"))
     return "interface {}"
 
 

@@ -43,8 +43,10 @@ def request(
         raise InvalidParameter("config cannot be empty in order to create a container")
     config = gojson.convert(document, ContainerConfig)
     folded = {key.lower(): value for key, value in document.items()}
-    host = gojson.convert(folded.get("hostconfig"), HostConfig)
-    networking = gojson.convert(folded.get("networkingconfig"), NetworkingConfig)
+    host = gojson.convert(folded.get("hostconfig"), HostConfig, "CreateRequest.HostConfig")
+    networking = gojson.convert(
+        folded.get("networkingconfig"), NetworkingConfig, "CreateRequest.NetworkingConfig"
+    )
     endpoints: Endpoints = dict(networking.endpoints_config or {})
 
     if host.network_mode in ("", "default"):
