@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gantry.cli.terminal import is_terminal
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 Message = dict[str, Any]
 
@@ -42,43 +45,52 @@ def line(message: Message) -> str:
 
 
 def _bars(messages: Iterator[Message], to: int) -> Iterator[Message]:
-    """Shows layers as bars; yields what is not about a layer.
+    """Shows layers as bars; yields what comes before the first layer.
 
     rich is imported at the first layer: what is already here costs nothing.
     """
     for message in messages:
-        if not message.get("id"):
+        if not _about_layer(message):
             yield message
             continue
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+        _layers(message, messages, to)
 
-        console = Console(file=sys.stdout if to == 1 else sys.stderr)
-        tasks = {}
-        columns = (
-            TextColumn("{task.description}"),
-            TextColumn("{task.fields[status]:<20}"),
-            BarColumn(bar_width=30),
-            DownloadColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            following: Message | None = message
-            while following is not None:
-                identifier = following.get("id")
-                if not identifier:
-                    text = line(following).rstrip("\n")
-                    if text:
-                        console.print(text, markup=False, highlight=False)
-                else:
-                    if identifier not in tasks:
-                        tasks[identifier] = progress.add_task(
-                            str(identifier), total=None, status=""
-                        )
-                    detail = following.get("progressDetail") or {}
-                    progress.update(
-                        tasks[identifier],
-                        status=str(following.get("status", "")),
-                        completed=detail.get("current"),
-                        total=detail.get("total"),
-                    )
-                following = next(messages, None)
+
+def _about_layer(message: Message) -> bool:
+    return bool(message.get("id")) and "progressDetail" in message
+
+
+def _layers(first: Message, rest: Iterator[Message], to: int) -> None:
+    """A bar a layer until the stream ends; other lines go above them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    console = Console(file=sys.stdout if to == 1 else sys.stderr, highlight=False)
+    tasks: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description}:"),
+        TextColumn("{task.fields[status]:<20}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        message: Message | None = first
+        while message is not None:
+            identifier = str(message.get("id") or "")
+            if identifier and (identifier in tasks or _about_layer(message)):
+                if identifier not in tasks:
+                    tasks[identifier] = progress.add_task(identifier, total=None, status="")
+                _advance(progress, tasks[identifier], message)
+            elif text := line(message).rstrip("\n"):
+                console.print(text, markup=False)
+            message = next(rest, None)
+
+
+def _advance(progress: Progress, task: TaskID, message: Message) -> None:
+    status = str(message.get("status", ""))
+    detail = message.get("progressDetail") or {}
+    if status.lower().endswith(("complete", "exists", "pushed")):
+        done = progress.tasks[task].total or 1
+        progress.update(task, status=status, completed=done, total=done)
+        return
+    progress.update(task, status=status, completed=detail.get("current"), total=detail.get("total"))
