@@ -319,7 +319,7 @@ def usage() -> str:
         "",
         "The engine: containers, images, networks and volumes behind Docker's Engine API.",
         "",
-        "Example:  gantryd -H unix:///run/x.sock --data-root /srv/x --exec-root /run/x -p /run/x.pid",
+        "Example:  gantryd -H unix:///run/x.sock --data-root /srv/x --exec-root /run/x -p /x",
         "",
         "Options:",
         _line("", "config-file", "text", f'Configuration file (default "{CONFIG_FILE}")'),

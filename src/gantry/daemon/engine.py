@@ -1,0 +1,368 @@
+"""The engine, wired: which concrete drivers and services there are, up and down in order.
+
+Up: locks, state, images, networks' devices, what runs is found again, listeners. Down is
+the reverse: nobody is served any more, containers end (unless live-restore), all is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gantry.api.app import make_app
+from gantry.api.backend import (
+    Backends,
+    ContainersBackend,
+    ExecBackend,
+    Filters,
+    ImagesBackend,
+    Json,
+    NetworksBackend,
+    SystemBackend,
+    VolumesBackend,
+)
+from gantry.cgroups import layout
+from gantry.containers.core import Core
+from gantry.containers.service import Containers
+from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
+from gantry.content.store import ContentStore
+from gantry.daemon import roots
+from gantry.daemon.drivers import snapshotter
+from gantry.daemon.images import ImagesForContainers
+from gantry.daemon.options import Options
+from gantry.daemon.system import ENGINE_VERSION, Facts, System
+from gantry.events.bus import EventBus
+from gantry.events.filters import compile_filters
+from gantry.http.listeners import Listeners, serve
+from gantry.images.engine import Images
+from gantry.model.container import Ulimit
+from gantry.model.errors import InvalidParameter, NotImplementedHere
+from gantry.model.snapshot import Snapshotter
+from gantry.network.service import Networks
+from gantry.network.settings import DEFAULT_POOLS, NetworkSettings
+from gantry.store.containers import ContainerStore
+from gantry.store.database import Database
+from gantry.store.images import SqliteImageStore
+from gantry.store.networks import SqliteNetworkStore
+from gantry.store.volumes import VolumeStore
+from gantry.tasks.driver import ShimTasks
+from gantry.volumes.service import Volumes
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+_INITS = ("/usr/libexec/docker/docker-init", "/usr/bin/docker-init", "/usr/bin/tini-static")
+
+
+@dataclass(frozen=True)
+class Services(Backends):
+    """What the routes get."""
+
+    containers: ContainersBackend
+    execs: ExecBackend
+    images: ImagesBackend
+    networks: NetworksBackend
+    volumes: VolumesBackend
+    system: SystemBackend
+
+
+class Engine:
+    """One daemon's services; `start`, then `aclose`, once each."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._undo = contextlib.AsyncExitStack()
+        self.addresses: Sequence[str] = ()
+
+    async def start(self) -> None:
+        """All up and listening, or nothing left and an error of the taxonomy."""
+        async with contextlib.AsyncExitStack() as undo:
+            await self._start(undo)
+            self._undo = undo.pop_all()
+
+    async def aclose(self) -> None:
+        """Everything down, in reverse."""
+        await self._undo.aclose()
+
+    async def _start(self, undo: contextlib.AsyncExitStack) -> None:
+        options = self._options
+        settings = container_settings(options)
+        files = undo.enter_context(contextlib.ExitStack())
+        roots.prepare(settings.data_root, 0o710)
+        roots.prepare(settings.exec_root, 0o711)
+        roots.lock(settings.data_root, files)
+        roots.lock(settings.exec_root, files)
+        roots.write_pidfile(options.text("pidfile"), files)
+        os.makedirs(settings.containers, mode=0o710, exist_ok=True)
+
+        tasks = ShimTasks(Path(settings.exec_root))
+        undo.push_async_callback(tasks.aclose)
+        # The launcher takes a while to import what it needs: it does so beside us.
+        async with asyncio.TaskGroup() as starting:
+            starting.create_task(tasks.warm())
+            database = Database(os.path.join(settings.data_root, "gantry.db"))
+            undo.push_async_callback(database.aclose)
+            events = EventBus()
+            undo.callback(events.close)
+            snapshots = snapshotter(options.text("storage-driver"), settings.data_root)
+            undo.callback(snapshots.cleanup)
+            content = ContentStore(os.path.join(settings.data_root, "content"))
+
+            def emit(kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
+                events.publish(kind, action, actor_id, attributes)
+
+            def volume_event(action: str, name: str, attributes: Mapping[str, str]) -> None:
+                events.publish("volume", action, name, attributes)
+
+            images = Images(content, snapshots, SqliteImageStore(database), emit)
+            undo.push_async_callback(images.aclose)
+            await images.recover()
+            volumes = Volumes(
+                os.path.join(settings.data_root, "volumes"), VolumeStore(database), volume_event
+            )
+            networks = Networks(network_settings(options), SqliteNetworkStore(database))
+            undo.push_async_callback(networks.aclose)
+            await networks.start()
+
+        containers = Containers(
+            Core(
+                settings=settings,
+                store=ContainerStore(database),
+                tasks=tasks,
+                networks=networks,
+                images=ImagesForContainers(images),
+                snapshots=snapshots,
+                volumes=volumes,
+                events=events,
+            )
+        )
+        images.set_users(containers)
+        containers.recovery.load()
+        await containers.recovery.find()
+        await networks.settle()
+
+        async def usage(types: Sequence[str]) -> Json:
+            return await disk_usage(types, containers, images, volumes)
+
+        system = System(
+            options,
+            self._facts(settings, snapshots, images, events),
+            containers,
+            lambda since, until, filters: subscribe(events, since, until, filters),
+            usage,
+            _auth,
+        )
+        services = Services(
+            containers,
+            containers.execs,
+            images,
+            networks,
+            volumes,
+            system,  # type: ignore[arg-type]
+        )
+        app = make_app(services, version=ENGINE_VERSION, experimental=options.flag("experimental"))
+        undo.push_async_callback(containers.shutdown)
+        undo.push_async_callback(app.aclose)
+        listeners: Listeners = await serve(
+            app, options.words("hosts") or (DEFAULT_HOST,), group=options.text("group")
+        )
+        undo.push_async_callback(listeners.aclose)
+        self.addresses = listeners.addresses
+        await containers.recovery.revive()
+
+    def _facts(
+        self, settings: Settings, snapshots: Snapshotter, images: Images, events: EventBus
+    ) -> Facts:
+        runtimes = {name: runtime.path for name, runtime in settings.runtimes.items()}
+        security = ["name=seccomp,profile=" + (settings.seccomp_profile or "builtin")]
+        if settings.cgroup_version == 2:
+            security.append("name=cgroupns")
+        if os.path.isdir("/sys/kernel/security/apparmor"):
+            security.insert(0, "name=apparmor")
+        if settings.no_new_privileges:
+            security.append("name=no-new-privileges")
+        return Facts(
+            engine_id=engine_id(settings.data_root),
+            data_root=settings.data_root,
+            driver=snapshots.name,
+            driver_status=snapshots.status,
+            image_count=lambda: len(images.catalog.images),
+            listeners=lambda: events.listeners,
+            runtimes={OWN_RUNTIME: "gantry-runc", "io.containerd.runc.v2": "gantry-runc"}
+            | runtimes,
+            default_runtime=settings.default_runtime,
+            cgroup_driver="systemd" if settings.systemd_cgroup else "cgroupfs",
+            cgroup_version=settings.cgroup_version,
+            security_options=security,
+            init_binary=os.path.basename(settings.init_path),
+            firewall=self._options.text("firewall-backend"),
+        )
+
+
+# Concrete choices
+
+
+def container_settings(options: Options) -> Settings:
+    """What the containers' services must know. InvalidParameter."""
+    init = options.text("init-path") or next((p for p in _INITS if os.path.exists(p)), "")
+    runtimes = {name: _runtime(name, value) for name, value in options.mapping("runtimes").items()}
+    for name in ("runc", "crun"):
+        found = _which(name)
+        if found:
+            runtimes.setdefault(name, Runtime(found))
+    log_opts = {key: str(value) for key, value in options.mapping("log-opts").items()}
+    pure = layout.detect().pure
+    default_runtime = options.text("default-runtime")
+    settings = Settings(
+        data_root=os.path.abspath(options.text("data-root")),
+        exec_root=os.path.abspath(options.text("exec-root")),
+        storage_driver=options.text("storage-driver") or "overlay2",
+        default_runtime=default_runtime,
+        runtimes=runtimes,
+        systemd_cgroup="native.cgroupdriver=systemd" in options.words("exec-opts"),
+        cgroup_parent=options.text("cgroup-parent"),
+        cgroup_version=2 if pure else 1,
+        default_ulimits={
+            name: _ulimit(name, value) for name, value in options.mapping("default-ulimits").items()
+        },
+        log_driver=options.text("log-driver"),
+        log_opts=log_opts,
+        init=options.flag("init"),
+        init_path=init,
+        default_ipc_mode=options.text("default-ipc-mode"),
+        default_cgroupns_mode=options.text("default-cgroupns-mode"),
+        default_shm_size=options.number("default-shm-size"),
+        seccomp_profile=options.text("seccomp-profile"),
+        no_new_privileges=options.flag("no-new-privileges"),
+        live_restore=options.flag("live-restore"),
+        shutdown_timeout=options.number("shutdown-timeout"),
+    )
+    settings.runtime(default_runtime)
+    return settings
+
+
+def _runtime(name: str, value: object) -> Runtime:
+    if name in (OWN_RUNTIME, "io.containerd.runc.v2"):
+        raise InvalidParameter(f"runtime name '{name}' is reserved")
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+        raise InvalidParameter(f"runtime {name} needs a path")
+    arguments = value.get("runtimeArgs") or []
+    path = str(value["path"])
+    if not path.startswith("/"):
+        path = _which(path) or path
+    return Runtime(path, tuple(str(argument) for argument in arguments))
+
+
+def _which(name: str) -> str:
+    import shutil
+
+    return shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin") or ""
+
+
+def _ulimit(name: str, value: object) -> Ulimit:
+    if isinstance(value, dict):
+        soft, hard = value.get("Soft", -1), value.get("Hard", -1)
+        if isinstance(soft, int) and isinstance(hard, int):
+            return Ulimit(name=str(value.get("Name", name)), soft=soft, hard=hard)
+    raise InvalidParameter(f"invalid default ulimit {name}")
+
+
+def network_settings(options: Options) -> NetworkSettings:
+    """What the network service must know."""
+    pools: tuple[tuple[str, int], ...] = tuple(
+        (str(pool.get("base", "")), int(pool.get("size", 0)))
+        for pool in options.items("default-address-pools")
+        if isinstance(pool, dict)
+    )
+    bridge = options.text("bridge")
+    return NetworkSettings(
+        bridge=bridge,
+        bip=options.text("bip"),
+        bip6=options.text("bip6"),
+        fixed_cidr=options.text("fixed-cidr"),
+        fixed_cidr_v6=options.text("fixed-cidr-v6"),
+        default_gateway=options.text("default-gateway"),
+        default_gateway_v6=options.text("default-gateway-v6"),
+        mtu=options.number("mtu"),
+        icc=options.flag("icc"),
+        ip=options.text("ip"),
+        ip_forward=options.flag("ip-forward"),
+        ip_forward_no_drop=options.flag("ip-forward-no-drop"),
+        ip_masq=options.flag("ip-masq"),
+        iptables=options.flag("iptables"),
+        ip6tables=options.flag("ip6tables"),
+        ipv6=options.flag("ipv6"),
+        userland_proxy=options.flag("userland-proxy"),
+        dns=options.words("dns"),
+        dns_opts=options.words("dns-opts"),
+        dns_search=options.words("dns-search"),
+        host_gateway_ips=options.words("host-gateway-ips"),
+        default_address_pools=pools or DEFAULT_POOLS,
+        default_network_opts=tuple(
+            (driver, tuple((str(key), str(value)) for key, value in table.items()))
+            for driver, table in options.mapping("default-network-opts").items()
+            if isinstance(table, dict)
+        ),
+        firewall_backend=options.text("firewall-backend"),
+        table=f"gantry-{bridge}" if bridge not in ("", "none", "docker0", "gantry0") else "gantry",
+    )
+
+
+def engine_id(data_root: str) -> str:
+    """This engine's name for itself, made once."""
+    path = os.path.join(data_root, "engine-id")
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        found = file.read().strip()
+        if found:
+            return found
+    raw = secrets.token_hex(16)
+    made = "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:]))
+    with open(path, "w", encoding="ascii") as file:
+        file.write(made)
+    return made
+
+
+# Streams and sums
+
+
+def subscribe(events: EventBus, since: str, until: str, filters: Filters) -> AsyncIterator[Json]:
+    """since, until: what the routes checked, seconds with an optional fraction."""
+    return events.subscribe(
+        since=_nanoseconds(since), until=_nanoseconds(until), matches=compile_filters(filters)
+    )
+
+
+def _nanoseconds(text: str) -> int | None:
+    if not text:
+        return None
+    seconds, _, fraction = text.partition(".")
+    return int(seconds) * 1_000_000_000 + int((fraction + "000000000")[:9])
+
+
+async def disk_usage(
+    types: Sequence[str], containers: Containers, images: Images, volumes: Volumes
+) -> Json:
+    """`docker system df`."""
+    found: Json = {}
+    if "image" in types:
+        found.update(await images.disk_usage())
+    if "container" in types:
+        import msgspec
+
+        rows = containers.list(everything=True, limit=0, size=True, filters={})
+        found["Containers"] = [msgspec.json.decode(row) for row in rows]
+    if "volume" in types:
+        found["Volumes"] = list(await volumes.usage())
+    if "build-cache" in types:
+        found["BuildCache"] = []
+    return found
+
+
+async def _auth(body: Json) -> Json:
+    raise NotImplementedHere("logging in to a registry is not there yet")

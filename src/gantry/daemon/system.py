@@ -1,0 +1,284 @@
+"""`docker info`, `docker version`, system df and events: what the engine says of itself.
+
+Nothing is decided here: facts of the machine and of the services are put into the
+shapes of moby's `SystemInfo` and `SystemVersion`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import gantry
+from gantry.api.backend import Filters, Json
+from gantry.daemon.options import Options
+
+MIN_API: Final = "1.24"
+API: Final = "1.55"
+ENGINE_VERSION: Final = "29.7.0"
+"""The Docker Engine whose behaviour is mirrored; clients compare this number."""
+
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+class Counts(Protocol):
+    """What containers there are."""
+
+    def counts(self) -> Mapping[str, int]:
+        """{"running", "paused", "stopped"}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What does not change while the daemon runs."""
+
+    engine_id: str
+    data_root: str
+    driver: str
+    driver_status: Callable[[], Sequence[tuple[str, str]]]
+    image_count: Callable[[], int]
+    listeners: Callable[[], int]
+    runtimes: Mapping[str, str]
+    default_runtime: str
+    cgroup_driver: str
+    cgroup_version: int
+    security_options: Sequence[str]
+    init_binary: str
+    firewall: str
+
+
+class System:
+    """SystemBackend's plain half; events and disk usage are the services'."""
+
+    def __init__(
+        self,
+        options: Options,
+        facts: Facts,
+        counts: Counts,
+        events: Callable[[str, str, Filters], AsyncIterator[Json]],
+        disk_usage: Callable[[Sequence[str]], Awaitable[Json]],
+        auth: Callable[[Json], Awaitable[Json]],
+    ) -> None:
+        self._options = options
+        self._facts = facts
+        self._counts = counts
+        self._events = events
+        self._disk_usage = disk_usage
+        self._auth = auth
+
+    @property
+    def engine_id(self) -> str:
+        return self._facts.engine_id
+
+    def version(self) -> Json:
+        kernel = os.uname()
+        built = datetime.fromtimestamp(os.stat(gantry.__file__).st_mtime, UTC)
+        details = {
+            "ApiVersion": API,
+            "Arch": arch(),
+            "BuildTime": built.isoformat(timespec="seconds"),
+            "Experimental": str(self._options.flag("experimental")).lower(),
+            "GitCommit": gantry.__version__,
+            "GoVersion": f"python{platform.python_version()}",
+            "KernelVersion": kernel.release,
+            "MinAPIVersion": MIN_API,
+            "Os": "linux",
+        }
+        return {
+            "Platform": {"Name": f"gantry {gantry.__version__}"},
+            "Components": [
+                {"Name": "Engine", "Version": ENGINE_VERSION, "Details": details},
+                {
+                    "Name": "gantry-runc",
+                    "Version": gantry.__version__,
+                    "Details": {"GitCommit": gantry.__version__},
+                },
+            ],
+            "Version": ENGINE_VERSION,
+            "ApiVersion": API,
+            "MinAPIVersion": MIN_API,
+            "GitCommit": gantry.__version__,
+            "GoVersion": details["GoVersion"],
+            "Os": "linux",
+            "Arch": arch(),
+            "KernelVersion": kernel.release,
+            "BuildTime": details["BuildTime"],
+            **({"Experimental": True} if self._options.flag("experimental") else {}),
+        }
+
+    def info(self) -> Json:
+        facts, options = self._facts, self._options
+        counts = self._counts.counts()
+        controllers = _controllers(facts.cgroup_version)
+        name, version = _operating_system()
+        return {
+            "ID": facts.engine_id,
+            "Containers": sum(counts.values()),
+            "ContainersRunning": counts["running"],
+            "ContainersPaused": counts["paused"],
+            "ContainersStopped": counts["stopped"],
+            "Images": facts.image_count(),
+            "Driver": facts.driver,
+            "DriverStatus": [list(pair) for pair in facts.driver_status()],
+            "SystemStatus": None,
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
+                "Authorization": None,
+                "Log": ["json-file", "local"],
+            },
+            "MemoryLimit": "memory" in controllers,
+            "SwapLimit": _swap_limit(facts.cgroup_version),
+            "CpuCfsPeriod": "cpu" in controllers,
+            "CpuCfsQuota": "cpu" in controllers,
+            "CPUShares": "cpu" in controllers,
+            "CPUSet": "cpuset" in controllers,
+            "PidsLimit": "pids" in controllers,
+            "IPv4Forwarding": _is_on("/proc/sys/net/ipv4/ip_forward"),
+            "Debug": options.flag("debug"),
+            "NFd": len(os.listdir("/proc/self/fd")),
+            "OomKillDisable": facts.cgroup_version == 1,
+            "NGoroutines": len(os.listdir("/proc/self/task")),
+            "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "LoggingDriver": options.text("log-driver"),
+            "CgroupDriver": facts.cgroup_driver,
+            "CgroupVersion": str(facts.cgroup_version),
+            "NEventsListener": facts.listeners(),
+            "KernelVersion": os.uname().release,
+            "OperatingSystem": name,
+            "OSVersion": version,
+            "OSType": "linux",
+            "Architecture": os.uname().machine,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": _registries(options),
+            "NCPU": len(os.sched_getaffinity(0)),
+            "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "GenericResources": None,
+            "DockerRootDir": facts.data_root,
+            "HttpProxy": options.text("http-proxy"),
+            "HttpsProxy": options.text("https-proxy"),
+            "NoProxy": options.text("no-proxy"),
+            "Name": socket.gethostname(),
+            "Labels": list(options.words("labels")),
+            "ExperimentalBuild": options.flag("experimental"),
+            "ServerVersion": ENGINE_VERSION,
+            "Runtimes": {key: {"path": path} for key, path in facts.runtimes.items()},
+            "DefaultRuntime": facts.default_runtime,
+            "Swarm": {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            },
+            "LiveRestoreEnabled": options.flag("live-restore"),
+            "Isolation": "",
+            "InitBinary": facts.init_binary,
+            "ContainerdCommit": {"ID": gantry.__version__, "Expected": gantry.__version__},
+            "RuncCommit": {"ID": gantry.__version__, "Expected": gantry.__version__},
+            "InitCommit": {"ID": "", "Expected": ""},
+            "SecurityOptions": list(facts.security_options),
+            "FirewallBackend": {"Driver": facts.firewall},
+            "DefaultAddressPools": [
+                {"Base": str(pool.get("base")), "Size": pool.get("size")}
+                for pool in options.items("default-address-pools")
+                if isinstance(pool, dict)
+            ],
+            "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+            "Warnings": _warnings(controllers),
+        }
+
+    def events(self, *, since: str, until: str, filters: Filters) -> AsyncIterator[Json]:
+        return self._events(since, until, filters)
+
+    async def disk_usage(self, types: Sequence[str], *, verbose: bool) -> Json:
+        return await self._disk_usage(types)
+
+    async def auth(self, body: Json) -> Json:
+        return await self._auth(body)
+
+
+def arch() -> str:
+    """Go's name of this machine's architecture."""
+    machine = os.uname().machine
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def _operating_system() -> tuple[str, str]:
+    fields: dict[str, str] = {}
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            with open(path, encoding="utf-8") as file:
+                for line in file:
+                    key, _, value = line.strip().partition("=")
+                    fields[key] = value.strip("\"'")
+            break
+        except OSError:
+            continue
+    return fields.get("PRETTY_NAME", "Linux"), fields.get("VERSION_ID", "")
+
+
+def _controllers(version: int) -> set[str]:
+    if version == 2:
+        try:
+            with open("/sys/fs/cgroup/cgroup.controllers", encoding="ascii") as file:
+                return set(file.read().split())
+        except OSError:
+            return set()
+    found = set()
+    with open("/proc/cgroups", encoding="ascii") as file:
+        for line in file:
+            if not line.startswith("#"):
+                name, hierarchy, *_ = line.split()
+                if hierarchy != "0":
+                    found.add(name)
+    return found
+
+
+def _swap_limit(version: int) -> bool:
+    if version == 2:
+        return True
+    return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+
+
+def _is_on(path: str) -> bool:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() != "0"
+    except OSError:
+        return False
+
+
+def _registries(options: Options) -> Json:
+    insecure = [*options.words("insecure-registries")]
+    mirrors = [f"{mirror.rstrip('/')}/" for mirror in options.words("registry-mirrors")]
+    names = [name for name in insecure if "/" not in name]
+    configs = {
+        name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in names
+    }
+    hub: Json = {"Name": "docker.io", "Mirrors": mirrors, "Secure": True, "Official": True}
+    return {
+        "InsecureRegistryCIDRs": [*(n for n in insecure if "/" in n), "::1/128", "127.0.0.0/8"],
+        "IndexConfigs": {**configs, "docker.io": hub},
+        "Mirrors": mirrors or None,
+    }
+
+
+def _warnings(controllers: set[str]) -> list[str] | None:
+    missing = [
+        f"WARNING: No {name} support"
+        for controller, name in (
+            ("memory", "memory limit"),
+            ("cpu", "cpu cfs quota"),
+            ("cpuset", "cpuset"),
+            ("pids", "pids limit"),
+        )
+        if controller not in controllers
+    ]
+    return missing or None
