@@ -104,7 +104,6 @@ class App:
         self.backends = backends
         self.experimental = experimental
         self.builder_version = builder_version
-        self.exec_keys: dict[str, str] = {}
         self._min = min_version
         self._max = max_version
         self._known = {f"1.{minor}": minor for minor in range(min_version, max_version + 1)}

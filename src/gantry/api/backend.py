@@ -29,7 +29,11 @@ Warnings = list[str]
 
 
 class ByteStream(Protocol):
-    """A duplex stream to a container's stdio (see `gantry.containers.tasks.Stream`)."""
+    """A duplex stream to a container's stdio (see `gantry.containers.tasks.Stream`).
+
+    A stream that watches for detach keys has an attribute `detached`, and reads b"" after
+    a write that had the keys.
+    """
 
     async def read(self) -> bytes: ...
 
@@ -41,9 +45,16 @@ class ByteStream(Protocol):
 
 
 class Attachment(Protocol):
-    """An attachment to a container, perhaps one that has not started yet."""
+    """An attachment to a container, perhaps one that has not started yet.
+
+    stdin: input goes to the process (it was asked for, and the container has it open).
+    stdin_once: the container's stdin ends with the client's input; else the end of the
+    client's input only ends the attachment.
+    """
 
     tty: bool
+    stdin: bool
+    stdin_once: bool
 
     async def stream(self) -> ByteStream:
         """Waits for the container's start if need be; gives logs first if these were asked."""
@@ -57,9 +68,21 @@ class ContainersBackend(Protocol):
     async def start(self, name: str) -> None:
         """NotModified when it runs already."""
 
-    async def stop(self, name: str, *, signal: str | None, timeout: int | None) -> None: ...
+    async def stop(
+        self,
+        name: str,
+        *,
+        signal: str | None,
+        timeout: int | None,  # noqa: ASYNC109  # seconds until SIGKILL
+    ) -> None: ...
 
-    async def restart(self, name: str, *, signal: str | None, timeout: int | None) -> None: ...
+    async def restart(
+        self,
+        name: str,
+        *,
+        signal: str | None,
+        timeout: int | None,  # noqa: ASYNC109  # seconds until SIGKILL
+    ) -> None: ...
 
     async def kill(self, name: str, signal: str) -> None: ...
 
@@ -164,7 +187,8 @@ class ExecBackend(Protocol):
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None: ...
 
-    def inspect(self, exec_id: str) -> Json: ...
+    def inspect(self, exec_id: str) -> Json:
+        """`OpenStdin` says whether input goes to the process."""
 
 
 class ImagesBackend(Protocol):
@@ -261,12 +285,23 @@ class SystemBackend(Protocol):
 class Backends(Protocol):
     """All of them, as `daemon` wires them."""
 
-    containers: ContainersBackend
-    execs: ExecBackend
-    images: ImagesBackend
-    networks: NetworksBackend
-    volumes: VolumesBackend
-    system: SystemBackend
+    @property
+    def containers(self) -> ContainersBackend: ...
+
+    @property
+    def execs(self) -> ExecBackend: ...
+
+    @property
+    def images(self) -> ImagesBackend: ...
+
+    @property
+    def networks(self) -> NetworksBackend: ...
+
+    @property
+    def volumes(self) -> VolumesBackend: ...
+
+    @property
+    def system(self) -> SystemBackend: ...
 
 
 __all__ = [

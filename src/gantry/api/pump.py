@@ -1,7 +1,7 @@
 """The pump between a hijacked connection and a process's streams.
 
-    client ──input──▶ detach keys ──▶ stdin          ends: keys, half-close (see below)
-    client ◀────────────────────────── stdout/stderr  ends: the process's output ended
+    client ──input──▶ stdin           ends: half-close, detach keys (the stream sees them)
+    client ◀───────── stdout, stderr  ends: the process's output ended
 
 It ends when output ends, and, as in moby's `CopyStreams`, also when the client ends its
 input to a process whose stdin is not to be closed by that (a terminal, or a container
@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Protocol
 
 from gantry.api.backend import ByteStream
-from gantry.api.detach import DetachKeys
 
 
 class Duplex(Protocol):
@@ -26,25 +25,20 @@ class Duplex(Protocol):
     async def write(self, data: bytes) -> None: ...
 
 
-async def pump(
-    client: Duplex, process: ByteStream, *, stdin: bool, keys: bytes, close_stdin: bool
-) -> None:
-    """Run until one side ends it. keys: b"" for none. The caller closes both sides."""
+async def pump(client: Duplex, process: ByteStream, *, stdin: bool, close_stdin: bool) -> None:
+    """Run until one side ends it. The caller closes both sides."""
 
     async def output() -> None:
         while data := await process.read():
             await client.write(data)
 
     async def feed() -> None:
-        watch = DetachKeys(keys)
         while data := await client.read():
-            data = watch.feed(data)
-            if data:
-                try:
-                    await process.write(data)
-                except (BrokenPipeError, ConnectionResetError):
-                    return  # the process reads no more; its output may go on
-            if watch.detached:
+            try:
+                await process.write(data)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the process reads no more; its output may go on
+            if getattr(process, "detached", False):
                 outward.cancel()
                 return
         if not close_stdin:

@@ -22,6 +22,9 @@ def parse(text: str | None) -> bytes:
         if len(word) == 1:
             found += word.encode()
             continue
+        if word == "DEL":
+            found.append(127)
+            continue
         head, _, key = word.partition("-")
         code = _SPECIAL.get(key)
         if code is None and len(key) == 1 and key.isascii() and key.isalpha():

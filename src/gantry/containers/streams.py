@@ -71,8 +71,12 @@ class Attached:
         source: Stream | PendingAttach,
         wrap: Callable[[Stream], Stream],
         on_close: Callable[[], None],
+        *,
+        stdin: bool,
     ) -> None:
+        self.stdin = stdin
         self.tty = container.tty
+        self.stdin_once = container.record.config.stdin_once
         self._container = container
         self._source = source
         self._wrap = wrap
@@ -161,7 +165,7 @@ class Streams:
             if container.state.running:
                 core.event(container, "detach")
 
-        return Attached(container, source, wrap, left)
+        return Attached(container, source, wrap, left, stdin=wants[0])
 
     def logs(
         self,

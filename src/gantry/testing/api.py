@@ -83,6 +83,7 @@ class FakeAttachment:
 
     def __init__(self, process: FakeStream, *, tty: bool, stdin_once: bool = True) -> None:
         self.tty = tty
+        self.stdin = True
         self.stdin_once = stdin_once
         self.process = process
         self.started = asyncio.Event()
@@ -281,6 +282,7 @@ class FakeExecs:
     def __init__(self, recorder: Recorder) -> None:
         self.note = recorder.note
         self.terminal = False
+        self.stdin = True
         self.process = FakeStream()
         self.known = {"e"}
 
@@ -303,7 +305,7 @@ class FakeExecs:
         self.note("exec_resize", exec_id=exec_id, rows=rows, columns=columns)
 
     def inspect(self, exec_id: str) -> Json:
-        return {"ID": exec_id, "Running": False, "ExitCode": 0}
+        return {"ID": exec_id, "Running": False, "ExitCode": 0, "OpenStdin": self.stdin}
 
 
 class FakeImages:

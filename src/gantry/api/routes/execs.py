@@ -11,14 +11,12 @@ from msgspec.structs import replace
 from gantry.api import params
 from gantry.api.backend import ByteStream
 from gantry.api.call import MULTIPLEXED, RAW_STREAM, Call
-from gantry.api.detach import parse
 from gantry.api.pump import pump
 from gantry.api.router import Route
 from gantry.http.reply import TAKEN, Sendable
 from gantry.model.container import ExecCreate, Wire
 from gantry.model.errors import GantryError, InvalidParameter
 
-KEPT_KEYS: Final = 4096
 STDOUT: Final = 1
 
 
@@ -39,20 +37,14 @@ async def attach(call: Call) -> Sendable:
     The attachment is registered before the head is sent, so a client that starts the
     container after it loses nothing.
     """
-    text = call.text("detachKeys")
-    try:
-        keys = parse(text)
-    except ValueError:
-        raise InvalidParameter(f"Invalid detach keys ({text}) provided")
-    stdin = call.flag("stdin")
     attachment = await call.backends.containers.attach(
         call.name,
-        stdin=stdin,
+        stdin=call.flag("stdin"),
         stdout=call.flag("stdout"),
         stderr=call.flag("stderr"),
         logs=call.flag("logs"),
         stream=call.flag("stream"),
-        detach_keys=text or None,
+        detach_keys=call.text("detachKeys") or None,
     )
     try:
         tty = attachment.tty
@@ -62,9 +54,8 @@ async def attach(call: Call) -> Sendable:
             await pump(
                 raw,
                 stream,
-                stdin=stdin,
-                keys=keys if tty else b"",
-                close_stdin=not tty and getattr(attachment, "stdin_once", True),
+                stdin=attachment.stdin,
+                close_stdin=not tty and attachment.stdin_once,
             )
         finally:
             await stream.close()
@@ -89,16 +80,7 @@ async def exec_create(call: Call) -> Sendable:
         raise InvalidParameter("No exec command specified")
     if call.version < 42:
         request = replace(request, console_size=None)
-    try:
-        parse(request.detach_keys)
-    except ValueError:
-        raise InvalidParameter(f"Invalid escape keys ({request.detach_keys}) provided")
     exec_id = await call.backends.execs.create(call.name, request)
-    if request.detach_keys:
-        keys = call.app.exec_keys
-        while len(keys) >= KEPT_KEYS:
-            del keys[next(iter(keys))]
-        keys[exec_id] = request.detach_keys
     return call.json({"Id": exec_id}, 201)
 
 
@@ -135,8 +117,8 @@ async def exec_start(call: Call) -> Sendable:
         await call.finish(begin())
         if given:
             terminal = execs.tty(call.name)
-            keys = parse(call.app.exec_keys.get(call.name, "")) if terminal else b""
-            await pump(raw, given[0], stdin=True, keys=keys, close_stdin=not terminal)
+            stdin = bool(execs.inspect(call.name).get("OpenStdin"))
+            await pump(raw, given[0], stdin=stdin, close_stdin=not terminal)
     except GantryError as error:
         await raw.write(error_text(f"{error}\r\n", options.tty))
     finally:
