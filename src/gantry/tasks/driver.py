@@ -3,7 +3,7 @@
 The way of a start: the daemon makes a socket pair, sends one end to the launcher (which
 forks a shim that has it) and writes the whole request into the other end without
 waiting; the shim's answer is the only thing waited for. What is not answered because
-somebody died on the way is cleaned and, when the launcher was it, tried once more.
+somebody died on the way is cleaned and, when the launcher was it, tried again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from gantry.tasks.stream import SocketStream
 from gantry.tasks.task import KILLED, ShimTask, parse_exit
 
 _log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
 
 
 class Launcher:
@@ -69,6 +71,11 @@ class Launcher:
         reply = await (await self.warm()).request("modules")
         modules = reply.head.get("modules")
         return [str(name) for name in modules] if isinstance(modules, list) else []
+
+    @property
+    def alive(self) -> bool:
+        """Whether a launcher runs, as far as is known."""
+        return self._requester is not None and not self._requester.closed
 
     @property
     def pid(self) -> int:
@@ -160,13 +167,14 @@ class ShimTasks:
         self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]
     ) -> tuple[ShimTask, Sequence[SocketStream]]:
         try:
-            for attempt in (1, 2):
+            for attempt in range(ATTEMPTS):
                 generation = self._launcher.generation
                 try:
                     return await self._start_once(spec, netns, attachments)
                 except Disconnected:
+                    # The launcher's death (before it forked) or the shim's own?
                     await self._clean(spec.container_id)
-                    if attempt == 2 or generation == self._launcher.generation == 0:
+                    if attempt and self._launcher.alive and generation == self._launcher.generation:
                         break
             raise StartFailed(
                 "failed to create task for container: the shim died before it answered", 128
