@@ -17,7 +17,6 @@ from pathlib import Path
 
 from gantry.api.app import make_app
 from gantry.api.backend import (
-    Backends,
     ContainersBackend,
     ExecBackend,
     Filters,
@@ -61,7 +60,7 @@ _INITS = ("/usr/libexec/docker/docker-init", "/usr/bin/docker-init", "/usr/bin/t
 
 
 @dataclass(frozen=True)
-class Services(Backends):
+class Services:
     """What the routes get."""
 
     containers: ContainersBackend
