@@ -16,7 +16,7 @@ from typing import Final
 from gantry.containers import sandbox as surroundings
 from gantry.containers.core import Core
 from gantry.containers.record import Container
-from gantry.containers.start import Starter, network_events
+from gantry.containers.start import Starter
 from gantry.containers.tasks import Task
 from gantry.model.errors import GantryError, Unavailable
 from gantry.model.task import ExitStatus
@@ -71,7 +71,6 @@ class Exits:
         """Work up the end of one run."""
         core, live = self._core, container.live
         exited = live.exited
-        sandbox = live.sandbox
         finished = int(status.at * 1e9)
         ran = max(0.0, (finished - container.state.started_at) / 1e9)
         by_user = live.manual_stop
@@ -106,8 +105,6 @@ class Exits:
                 with contextlib.suppress(GantryError, OSError):
                     await task.delete()
             await surroundings.dissolve(core, container)
-            if sandbox is not None:
-                network_events(core, container, sandbox, "disconnect")
             if exited is not None and not exited.done():
                 exited.set_result(None)
             if again:

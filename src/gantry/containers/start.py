@@ -15,7 +15,6 @@ from gantry.containers.record import Container, PendingAttach
 from gantry.containers.spec.build import Start, build
 from gantry.containers.tasks import Task
 from gantry.model.errors import Conflict, GantryError, NotModified, StartFailed, System
-from gantry.model.network import Sandbox
 from gantry.model.task import StdioSpec, TaskSpec
 
 Started = Callable[[Container, Task], None]
@@ -120,7 +119,6 @@ class Starter:
             ended_at_shutdown=False,
         )
         core.note(container)
-        network_events(core, container, found.sandbox, "connect")
         core.event(container, "start")
         self.on_start(container, task)
 
@@ -138,14 +136,6 @@ class Starter:
         self._core.note(container)
         container.resolve(container.live.next_exit, str(error))
         container.resolve(container.live.not_running, str(error))
-
-
-def network_events(core: Core, container: Container, sandbox: Sandbox, action: str) -> None:
-    """`network connect` and `disconnect`, one for each endpoint."""
-    for endpoint in sandbox.endpoints.values():
-        kind = endpoint.network if endpoint.network in ("host", "none") else "bridge"
-        attributes = {"container": container.id, "name": endpoint.network, "type": kind}
-        core.events.publish("network", action, endpoint.network_id, attributes)
 
 
 def _stdio(container: Container) -> StdioSpec:

@@ -13,7 +13,9 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gantry.api.app import make_app
 from gantry.api.backend import (
@@ -28,18 +30,21 @@ from gantry.api.backend import (
 )
 from gantry.cgroups import layout
 from gantry.containers.core import Core
+from gantry.containers.networking import Networking
+from gantry.containers.record import Container
 from gantry.containers.service import Containers
 from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
 from gantry.content.store import ContentStore
 from gantry.daemon import roots
 from gantry.daemon.drivers import snapshotter
-from gantry.daemon.images import ImagesForContainers
+from gantry.daemon.images import ImagesForContainers, ImagesForRoutes
 from gantry.daemon.options import Options
 from gantry.daemon.system import ENGINE_VERSION, Facts, System
 from gantry.events.bus import EventBus
 from gantry.events.filters import compile_filters
 from gantry.http.listeners import Listeners, serve
-from gantry.images.engine import Images
+from gantry.images.create import CommitRequest
+from gantry.images.engine import Images, make_reference
 from gantry.model.container import Ulimit
 from gantry.model.errors import InvalidParameter, NotImplementedHere
 from gantry.model.snapshot import Snapshotter
@@ -125,7 +130,13 @@ class Engine:
             volumes = Volumes(
                 os.path.join(settings.data_root, "volumes"), VolumeStore(database), volume_event
             )
-            networks = Networks(network_settings(options), SqliteNetworkStore(database))
+
+            def network_event(action: str, name: str, attributes: Mapping[str, str]) -> None:
+                events.publish("network", action, name, attributes)
+
+            networks = Networks(
+                network_settings(options), SqliteNetworkStore(database), on_event=network_event
+            )
             undo.push_async_callback(networks.aclose)
             await networks.start()
 
@@ -142,6 +153,7 @@ class Engine:
             )
         )
         images.set_users(containers)
+        containers.commits.make = partial(commit, images)
         containers.recovery.load()
         await containers.recovery.find()
         await networks.settle()
@@ -160,10 +172,10 @@ class Engine:
         services = Services(
             containers,
             containers.execs,
-            images,
-            networks,
+            ImagesForRoutes(images),
+            Networking(containers.core, networks),
             volumes,
-            system,  # type: ignore[arg-type]
+            system,
         )
         app = make_app(services, version=ENGINE_VERSION, experimental=options.flag("experimental"))
         undo.push_async_callback(containers.shutdown)
@@ -325,6 +337,28 @@ def engine_id(data_root: str) -> str:
     with open(path, "w", encoding="ascii") as file:
         file.write(made)
     return made
+
+
+async def commit(
+    images: Images, container: Container, config: Json, query: Mapping[str, Any]
+) -> str:
+    """A container's changes as an image: its id."""
+    changes = query.get("changes") or ()
+    repo = str(query.get("repo", ""))
+    image = await images.commit(
+        CommitRequest(
+            snapshot=container.id,
+            parent=container.record.image,
+            container=container.id,
+            config=config,
+            container_config=config,
+            changes=[changes] if isinstance(changes, str) else list(changes),
+            author=str(query.get("author", "")),
+            comment=str(query.get("comment", "")),
+            reference=make_reference(repo, str(query.get("tag", ""))) if repo else None,
+        )
+    )
+    return image.id
 
 
 # Streams and sums
