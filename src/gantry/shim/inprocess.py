@@ -57,6 +57,10 @@ class InProcessContainer:
     def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
         assert self._config is not None
         config, self._config = self._config, None
+        root = config.root.path if config.root is not None else ""
+        if spec.rootfs and root:
+            # Just the place that the container's own mount namespace mounts it on.
+            os.makedirs(os.path.join(self._bundle, root), mode=0o711, exist_ok=True)
         try:
             self._container = container = Container.create(
                 config,
