@@ -46,6 +46,8 @@ class Recovery:
     def load(self) -> None:
         """Read the records. One that cannot be read is left out, with a line in the log."""
         core = self._core
+        os.makedirs(core.settings.containers, 0o710, exist_ok=True)
+        os.makedirs(core.settings.rootfs, 0o755, exist_ok=True)
         for record_text, state_text in core.store.load():
             try:
                 record = msgspec.json.decode(record_text, type=Record)

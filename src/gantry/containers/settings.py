@@ -52,6 +52,12 @@ class Settings:
         """The folder of the containers' own files."""
         return os.path.join(self.data_root, "containers")
 
+    @property
+    def rootfs(self) -> str:
+        """An empty folder: each container's root is mounted there, in a mount namespace of its
+        own, so all can use the same."""
+        return os.path.join(self.exec_root, "rootfs")
+
     def runtime(self, name: str) -> Runtime:
         """InvalidParameter for one that is not configured."""
         if name in _OWN_NAMES:

@@ -78,7 +78,7 @@ def build(record: Record, settings: Settings, start: Start) -> bytes:
             "terminal": config.tty,
             "oomScoreAdj": host.oom_score_adj,
         },
-        "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
+        "root": {"path": settings.rootfs, "readonly": host.readonly_rootfs},
         "mounts": _mounts(record, settings, start, security),
         "linux": {
             "resources": resources.of(host, rules),
