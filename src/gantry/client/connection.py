@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from gantry.client.address import Address
 from gantry.client.errors import ProtocolError, Unreachable
-from gantry.model.errors import GantryError
 
 if TYPE_CHECKING:
-    import ssl
+    from gantry.client.tls import TlsSocket
 
 _PIECE = 65536
 _LARGEST_HEAD = 1 << 20
@@ -231,7 +230,7 @@ class Connection:
         self.socket.close()
 
 
-def connect(address: Address, timeout: float | None = None) -> socket.socket:
+def connect(address: Address, timeout: float | None = None) -> socket.socket | TlsSocket:
     """A connected socket (TLS where the address asks for it); Unreachable if none."""
     try:
         if address.path:
@@ -255,25 +254,11 @@ def connect(address: Address, timeout: float | None = None) -> socket.socket:
         ) from error
     except OSError as error:
         raise Unreachable(address.text) from error
-    return _wrap(raw, address) if address.tls else raw
+    if not address.tls:
+        return raw
+    from gantry.client.tls import wrap
 
-
-def _wrap(raw: socket.socket, address: Address) -> ssl.SSLSocket:
-    import ssl
-
-    tls = address.tls
-    assert tls is not None
-    try:
-        context = ssl.create_default_context(cafile=tls.ca or None)
-        if not tls.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.certificate and tls.key:
-            context.load_cert_chain(tls.certificate, tls.key)
-        return context.wrap_socket(raw, server_hostname=address.host)
-    except (OSError, ValueError) as error:
-        raw.close()
-        raise GantryError(f"error during connect: TLS: {error}") from error
+    return wrap(raw, address)
 
 
 def encode(value: object) -> bytes:

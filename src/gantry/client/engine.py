@@ -36,7 +36,7 @@ class Hijacked:
     def __init__(self, connection: Connection, content_type: str) -> None:
         self._connection = connection
         self._early = connection.rest()
-        self.socket: socket.socket = connection.socket
+        self.socket = connection.socket
         self.content_type = content_type
 
     @property
