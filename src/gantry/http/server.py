@@ -40,7 +40,7 @@ class Connection(RequestHandler):
     """One client. aiohttp's underscore attributes used here are its protocol's state machine:
     `_waiter` (a future exactly while it is idle), `_request_in_progress`, `_messages`."""
 
-    __slots__ = ("_body_left", "_held", "_hup", "_raw", "endless")
+    __slots__ = ("_body_left", "_ended", "_held", "_hup", "_raw", "endless")
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -55,6 +55,7 @@ class Connection(RequestHandler):
         self._raw: RawStream | None = None
         self._held: bytearray | None = None
         self._body_left = 0
+        self._ended = False
         self._hup: select.epoll | None = None
         self.endless = False
 
@@ -125,6 +126,8 @@ class Connection(RequestHandler):
         early, self._held = bytes(self._held or b""), None
         self.keep_alive(False)
         self._raw = RawStream(self.transport, self, early)
+        if self._ended:
+            self._raw.feed_eof()
         # From the start: input may be paused, and then its end is not seen.
         self._watch(self.transport.get_extra_info("socket"))
         return self._raw
@@ -144,10 +147,15 @@ class Connection(RequestHandler):
             return True
         if sock.family != socket.AF_UNIX:
             return None  # TCP can't tell a half-close from an end
-        request = self._current_request
-        if not self._messages and (request is None or not request.content.is_eof()):
+        idle = self._waiter is not None and not self._waiter.done()
+        if idle or self._body_left or self._parser is None:
+            return None
+        try:
+            self._parser.feed_eof()
+        except Exception:  # the end came in the middle of a body
             return None
         self._watch(sock)
+        self._ended = True
         self.close()  # after the answers to what has come so far
         return True
 

@@ -1,0 +1,306 @@
+"""Connections: keep-alive, hijack with early bytes, half-close, clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiohttp import web
+from tests.unit.http.wire_client import connected, encoded, gone, run, serving
+
+from gantry.http.reply import TAKEN, ChunkedReply, Head, Reply, Sendable
+from gantry.http.server import connection_of
+
+HEAD = Head(200, "OK", (("Content-Type", "text/plain"),))
+SWITCH = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+
+
+async def body_of(request: web.BaseRequest) -> bytes:
+    parts = []
+    while part := await request.content.readany():
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def echo(request: web.BaseRequest) -> Sendable:
+    """/attach hijacks and echoes until the end of input; all else is answered with its body."""
+    body = await body_of(request)
+    if not request.raw_path.endswith("/attach"):
+        return Reply(HEAD, request.raw_path.encode() + b"|" + body)
+    raw = connection_of(request).hijack()
+    await raw.write(SWITCH)
+    while data := await raw.read():
+        await raw.write(data)
+    await raw.write(b"<end>")
+    await raw.finish()
+    return TAKEN
+
+
+def test_requests_on_one_connection_and_pipelined(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            for number in range(3):
+                answer = await client.request("POST", f"/{number}", b"body")
+                assert answer.body == f"/{number}|body".encode()
+            client.send(encoded("POST", "/a/start", b"A") + encoded("POST", "/b/start", b"B"))
+            assert (await client.answer()).body == b"/a/start|A"
+            assert (await client.answer()).body == b"/b/start|B"
+
+    run(main)
+
+
+def test_a_hijackable_request_split_anywhere_and_answered_plainly(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _):
+            data = encoded("POST", "/a/start", b"0123456789") + encoded("GET", "/b")
+            for cut in range(1, len(data), 7):
+                async with connected(path) as client:
+                    client.send(data[:cut])
+                    await asyncio.sleep(0.001)
+                    client.send(data[cut:])
+                    assert (await client.answer()).body == b"/a/start|0123456789"
+                    assert (await client.answer()).body == b"/b|"
+
+    run(main)
+
+
+def test_hijack_gets_bytes_that_came_with_the_request(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            client.send(encoded("POST", "/c/attach", b"{}") + b"GET early HTTP/9\r\n\r\n\x00")
+            status, _ = await client.head()
+            assert status == 101
+            assert await client.reader.readexactly(21) == b"GET early HTTP/9\r\n\r\n\x00"
+            client.send(b"more")
+            assert await client.reader.readexactly(4) == b"more"
+            client.half_close()
+            assert await client.reader.read() == b"<end>"
+
+    run(main)
+
+
+def test_half_close_before_a_hijack_is_input_that_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            client.send(encoded("POST", "/c/attach") + b"all of it")
+            client.half_close()
+            assert (await client.head())[0] == 101
+            assert await client.reader.read() == b"all of it<end>"
+
+    run(main)
+
+
+def test_half_closed_plain_request_is_answered(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            client.send(encoded("GET", "/x"))
+            client.half_close()
+            assert (await client.answer()).body == b"/x|"
+            assert await client.reader.read() == b""
+
+    run(main)
+
+
+def test_a_client_that_leaves_cancels_its_request(tmp_path: Path) -> None:
+    async def main() -> None:
+        cancelled = asyncio.Event()
+        begun = asyncio.Event()
+
+        async def forever(request: web.BaseRequest) -> Sendable:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return Reply(HEAD, b"")
+
+        async with serving(forever, tmp_path) as (path, _):
+            for half_first in (False, True):
+                begun.clear()
+                cancelled.clear()
+                async with connected(path) as client:
+                    client.send(encoded("GET", "/"))
+                    await begun.wait()
+                    if half_first:
+                        client.half_close()
+                        await asyncio.sleep(0.01)
+                        assert not cancelled.is_set()
+                await cancelled.wait()
+
+    run(main)
+
+
+def test_a_hijacked_client_that_leaves_while_its_input_is_not_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        cancelled = asyncio.Event()
+
+        async def deaf(request: web.BaseRequest) -> Sendable:
+            raw = connection_of(request).hijack()
+            await raw.write(SWITCH)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return TAKEN
+
+        async with serving(deaf, tmp_path) as (path, _):
+            async with connected(path) as client:
+                client.send(encoded("POST", "/attach"))
+                await client.head()
+                client.send(b"x" * 4_000_000)  # far beyond what is held
+                await asyncio.sleep(0.01)
+                client.writer.transport.abort()
+            await cancelled.wait()
+
+    run(main)
+
+
+def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
+    async def main() -> None:
+        sent = 0
+
+        async def flood(request: web.BaseRequest) -> Sendable:
+            nonlocal sent
+            reply = ChunkedReply(HEAD)
+            await reply.start(request)
+            while True:
+                await reply.write(b"y" * 65536)
+                sent += 65536
+
+        async with serving(flood, tmp_path) as (path, _), connected(path) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport
+            client.send(encoded("GET", "/"))
+            before = -1
+            while sent != before:
+                before = sent
+                await asyncio.sleep(0.02)
+            assert 0 < sent < 8_000_000
+
+    run(main)
+
+
+def test_hijacked_output_is_whole_though_input_is_unread(tmp_path: Path) -> None:
+    async def main() -> None:
+        async def short(request: web.BaseRequest) -> Sendable:
+            raw = connection_of(request).hijack()
+            await raw.write(SWITCH + b"output")
+            await raw.finish()
+            return TAKEN
+
+        async with serving(short, tmp_path) as (path, _), connected(path) as client:
+            client.send(encoded("POST", "/attach") + b"never read" * 1000)
+            await client.head()
+            assert await client.reader.read() == b"output"
+
+    run(main)
+
+
+def test_chunks_and_http_1_0(tmp_path: Path) -> None:
+    async def main() -> None:
+        async def stream(request: web.BaseRequest) -> Sendable:
+            reply = ChunkedReply(HEAD)
+            await reply.start(request)
+            for part in (b"one", b"", b"two"):
+                await reply.write(part)
+            return reply
+
+        async with serving(stream, tmp_path) as (path, _):
+            async with connected(path) as client:
+                assert (await client.request("GET", "/")).body == b"onetwo"
+                assert (await client.request("GET", "/")).body == b"onetwo"
+            async with connected(path) as client:
+                client.send(b"GET / HTTP/1.0\r\n\r\n")
+                _, headers = await client.head()
+                assert headers["connection"] == "close"
+                assert "transfer-encoding" not in headers
+                assert await client.reader.read() == b"onetwo"
+
+    run(main)
+
+
+def test_head_has_the_length_and_no_body(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            answer = await client.request("HEAD", "/abc")
+            assert answer.headers["content-length"] == "5"
+            assert (await client.request("GET", "/d")).body == b"/d|"
+
+    run(main)
+
+
+def test_bad_requests_are_refused_and_the_connection_closed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _):
+            for data in (
+                b"nonsense\r\n\r\n",
+                b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+                b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+            ):
+                async with connected(path) as client:
+                    client.send(data)
+                    status, _ = await client.head()
+                    assert status == 400, data
+                    await client.reader.read()
+
+    run(main)
+
+
+def test_long_query_and_header(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            target = "/" + "n" * 200_000
+            answer = await client.request("GET", target, headers=f"X-Token: {'t' * 100_000}\r\n")
+            assert answer.body == target.encode() + b"|"
+
+    run(main)
+
+
+def test_shutdown_ends_streams_at_once_and_lets_requests_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        release = asyncio.Event()
+        ended = asyncio.Event()
+
+        async def handler(request: web.BaseRequest) -> Sendable:
+            if request.raw_path == "/short":
+                await release.wait()
+                return Reply(HEAD, b"done")
+            raw = connection_of(request).hijack()
+            await raw.write(SWITCH)
+            try:
+                await raw.read()
+            finally:
+                ended.set()
+            return TAKEN
+
+        async with (
+            serving(handler, tmp_path) as (path, listeners),
+            connected(path) as short,
+            connected(path) as stream,
+        ):
+            stream.send(encoded("POST", "/attach"))
+            await stream.head()
+            short.send(encoded("GET", "/short"))
+            await asyncio.sleep(0.01)
+            async with asyncio.TaskGroup() as group:
+                closing = group.create_task(listeners.aclose(grace=5))
+                await ended.wait()
+                assert not closing.done()
+                release.set()
+                assert (await short.answer()).body == b"done"
+            assert await stream.reader.read() == b""
+            assert await gone(path)
+
+    run(main)
+
+
+def test_a_thousand_idle_connections_do_not_hurt(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _):
+            idle = [await asyncio.open_unix_connection(str(path)) for _ in range(400)]
+            async with connected(path) as client:
+                assert (await client.request("GET", "/x")).body == b"/x|"
+            for _, writer in idle:
+                writer.close()
+
+    run(main)
