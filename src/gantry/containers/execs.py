@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ from gantry.model.errors import Conflict, InvalidParameter, NotFound, StartFaile
 from gantry.model.task import ExecSpec, StdioSpec
 
 Json = dict[str, Any]
+
+_CODE_PATIENCE = 2.0
 
 _KEEP = 300.0
 """Seconds that an ended exec can still be inspected (moby cleans every five minutes)."""
@@ -44,6 +47,32 @@ class Exec:
     @property
     def argv(self) -> list[str]:
         return list(self.request.cmd or ())
+
+
+class _UntilEnd:
+    """A stream whose end comes when the exit code is known, for clients ask for it then."""
+
+    def __init__(self, inner: Stream, one: Exec) -> None:
+        self._inner = inner
+        self._one = one
+
+    async def read(self) -> bytes:
+        data = await self._inner.read()
+        if not data and not (isinstance(self._inner, keys.KeyStream) and self._inner.detached):
+            # A process that closed its output may go on for long: then there is no code yet.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CODE_PATIENCE):
+                    await self._one.done.wait()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        await self._inner.write(data)
+
+    async def close_stdin(self) -> None:
+        await self._inner.close_stdin()
+
+    async def close(self) -> None:
+        await self._inner.close()
 
 
 class Execs:
@@ -106,9 +135,11 @@ class Execs:
             raise
         one.running, one.pid = True, one.process.pid
         self._core.owner.spawn(self._watch(one, one.process), f"exec {one.id[:12]}")
-        if stream is not None and request.tty and request.attach_stdin:
-            return keys.KeyStream(stream, keys.parse(request.detach_keys))
-        return stream
+        if stream is None:
+            return None
+        if request.tty and request.attach_stdin:
+            stream = keys.KeyStream(stream, keys.parse(request.detach_keys))
+        return _UntilEnd(stream, one)
 
     def tty(self, exec_id: str) -> bool:
         return self._get(exec_id).request.tty

@@ -153,16 +153,19 @@ class Streams:
                 container.live.attaching.append(source)
         core.event(container, "attach")
 
+        typed: list[keys.KeyStream] = []
+
         def wrap(inner: Stream) -> Stream:
             if container.tty and wants[0]:
                 inner = keys.KeyStream(inner, sequence)
+                typed.append(inner)
             if logs:
                 query = LogQuery(stdout=stdout, stderr=stderr, raw=container.tty)
                 inner = Preceded(self._reader(container).read(query), inner)
             return inner
 
         def left() -> None:
-            if container.state.running:
+            if any(stream.detached for stream in typed):
                 core.event(container, "detach")
 
         return Attached(container, source, wrap, left, stdin=wants[0])

@@ -47,12 +47,10 @@ def _match(key: str, values: Sequence[str], event: Event) -> bool:
         names |= {_untagged(name) for name in names}
         return event["Type"] in ("image", "container") and any(v in names for v in values)
     assert key in _OBJECTS, key
-    if event["Type"] != key:
-        # `container=x` also finds what happened to networks and volumes on its account.
-        return key == "container" and attributes.get("container", "") in values
+    # As Docker: `container=x` looks at ids and names of whatever kind the event is of.
     actor: str = event["Actor"]["ID"]
     name = attributes.get("name", "")
-    return any(value == name or (value and actor.startswith(value)) for value in values)
+    return any(value and (name.startswith(value) or actor.startswith(value)) for value in values)
 
 
 def _untagged(name: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
 from gantry.kernel import capabilities as kernel
+from gantry.kernel import procfs
 from gantry.model.errors import InvalidParameter
 
 DEFAULT: Final = (
@@ -27,9 +29,12 @@ DEFAULT: Final = (
 """moby daemon/pkg/oci/caps/defaults.go."""
 
 
+@functools.cache
 def known() -> tuple[str, ...]:
-    """All that this kernel has, in the order of their numbers."""
-    return kernel.NAMES[: kernel.last() + 1]
+    """All that this kernel has and this engine may give, in the order of their numbers."""
+    bounding = int(procfs.status_field("self", "CapBnd"), 16)
+    names = kernel.NAMES[: kernel.last() + 1]
+    return tuple(name for number, name in enumerate(names) if bounding >> number & 1)
 
 
 def normalise(names: Sequence[str] | None, field: str) -> list[str]:
