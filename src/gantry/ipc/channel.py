@@ -14,6 +14,14 @@ _CHUNK = 65536
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
 _UCRED = struct.Struct("=iII")
 
+# Plain numbers: `socket` has enum members, whose operators are Python code that would
+# run (and dirty shared pages) in every shim.
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+_CMSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CTRUNC = int(socket.MSG_CTRUNC)
+_LEVEL = int(socket.SOL_SOCKET)
+_RIGHTS = int(socket.SCM_RIGHTS)
+
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     """pid, uid and gid of who made the other end (SO_PEERCRED, unix(7))."""
@@ -26,19 +34,21 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
 def send_some(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int]) -> int:
     """One sendmsg(2); the fds ride on its first byte. BlockingIOError as the socket does."""
     if not fds:
-        return sock.send(data, socket.MSG_NOSIGNAL)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-    return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+        return sock.send(data, _NOSIGNAL)
+    rights = [(_LEVEL, _RIGHTS, array.array("i", fds))]
+    return sock.sendmsg([data], rights, _NOSIGNAL)
 
 
 def receive_some(sock: socket.socket) -> tuple[bytes, list[int]]:
     """One recvmsg(2): bytes (b"" at the end) and fds, close-on-exec."""
-    data, ancillary, flags, _ = sock.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(_CHUNK, _ANCILLARY, _CMSG_CLOEXEC)
+    if not ancillary:
+        return data, []
     fds = array.array("i")
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _LEVEL and kind == _RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    if flags & socket.MSG_CTRUNC:
+    if flags & _CTRUNC:
         close_all(fds)
         raise ProtocolError("passed fds were cut off")
     return data, list(fds)

@@ -7,8 +7,12 @@ loop, no state: for each message "shim" with the shim's end of a control socket 
 and the shim reads the rest from that socket. It ends when the daemon closes its socket;
 shims are then adopted by init and go on.
 
-One fork a shim, not two: nobody waits for shims (SIGCHLD is ignored here, so the kernel
-reaps them), which is all that the classic second fork would be for.
+One fork a shim, not two: the launcher reaps shims when they end, so there is no need for
+them to be init's from the start.
+
+Every page that a shim writes to is its own, and Python writes to what it merely looks at
+(reference counts). So what can be done once is done here, before the fork (signal
+handlers), and shims keep to code that is plain: no enum operators, few modules.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ from gantry.shim.service import Shim
 
 GANTRY = "gantry"
 
+_is_shim = False
+
 
 def main(fd: int) -> None:
     """Serve the daemon at the other end of socket `fd` until it goes away."""
@@ -40,8 +46,6 @@ def main(fd: int) -> None:
         return
     gc.collect()
     gc.freeze()
-    # The kernel reaps children of a process that ignores this.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     channel.send({"event": "ready", "pid": os.getpid()})
     while True:
         try:
@@ -59,12 +63,14 @@ def main(fd: int) -> None:
 
 def _fork_shim(channel: Channel, message: Message) -> bool:
     """Fork; true in the shim, after its end."""
+    global _is_shim
     pid = os.fork()
     if pid:
         message.close()
         return False
     code = 1
     try:
+        _is_shim = True
         channel.sock.close()
         os.setsid()
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -78,10 +84,6 @@ def _fork_shim(channel: Channel, message: Message) -> bool:
 
 def run_shim(fd: int) -> None:
     """Be the shim whose control socket is `fd`; its last words go to the task's folder."""
-    # Handlers, not SIG_IGN: that would be inherited by the container. A shim ends when its
-    # container has, not because a service manager or a shutdown signals everybody.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-        signal.signal(number, _go_on)
     shim = Shim(socket.socket(fileno=fd), make_backend)
     try:
         shim.serve()
@@ -118,12 +120,26 @@ def _settle(name: str) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    # Handlers, not SIG_IGN: that would be inherited by the container. A shim ends when its
+    # container has, not because a service manager or a shutdown signals everybody.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, _go_on)
+    signal.signal(signal.SIGCHLD, _child_ended)
     # /proc/PID of launcher and shims is nobody's but root's (CVE-2016-9962, CVE-2019-5736).
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _go_on(_number: int, _frame: object) -> None:
-    """The handler of signals that a shim does not die of."""
+    """The handler of signals that nobody here dies of."""
+
+
+def _child_ended(_number: int, _frame: object) -> None:
+    """The launcher reaps shims at once; a shim's loop hears of its children by itself."""
+    try:
+        while not _is_shim and os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def _last_words(folder: Folder) -> None:

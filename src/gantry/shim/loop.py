@@ -21,7 +21,8 @@ class Loop:
 
     An fd may be watched for nothing (mask 0): its callback then hears of GONE alone.
     `on_child` is called with (pid, wait status) for every child that nobody waited for,
-    adopted orphans too; it runs between other callbacks, never inside one.
+    adopted orphans too; it runs between other callbacks, never inside one. SIGCHLD must
+    have a handler (any: it makes Python write to the wakeup fd).
     """
 
     def __init__(self, on_child: Callable[[int, int], None]) -> None:
@@ -34,7 +35,6 @@ class Loop:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup = reader
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _ignore)
         self.watch(reader, READ, self._children)
 
     def watch(self, fd: int, mask: int, ready: Ready) -> None:
@@ -103,10 +103,6 @@ class Loop:
             if pid == 0:
                 return
             self._on_child(pid, status)
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    """A handler, so that the signal is delivered to the wakeup fd."""
 
 
 def would_block(error: OSError) -> bool:
