@@ -12,7 +12,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from gantry.archive.removal import remove_tree
-from gantry.containers import merge, mountspec, names, validate
+from gantry.containers import logconfig, merge, mountspec, names, validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
 from gantry.containers.spec.build import Security
@@ -48,6 +48,7 @@ class Creator:
         path, args = merge.command(config)
         host = self._shared(merge.with_defaults(request.host_config, core.settings, tty=config.tty))
         Security.parse(host, core.settings)
+        logconfig.check(host.log_config.type, host.log_config.config)
         async with AsyncExitStack() as undo:
             container_id = names.new_id()
             name = names.reserve(core.table, request.name, container_id)
@@ -160,10 +161,8 @@ class Creator:
             head, _, name = getattr(host, field).partition(":")
             if head == "container":
                 found = self._core.table.find(name)
-                if found is not None:
+                if found is not None:  # else the start will say so
                     changes[field] = f"container:{found.id}"
-                elif field == "network_mode":
-                    raise NotFound(f"No such container: {name}")
         if host.network_mode.startswith("container:"):
             _check_shared_network(host)
         return replace(host, **changes) if changes else host

@@ -275,7 +275,7 @@ def _cpu(host: HostConfig, warnings: list[str]) -> None:
     count = cpus()
     if host.nano_cpus and not 0 < host.nano_cpus <= count * 1_000_000_000:
         raise InvalidParameter(
-            f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available"
+            f"Range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available"
         )
     if host.cpu_shares < 0:
         raise InvalidParameter(
