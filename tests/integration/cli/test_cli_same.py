@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.support.cli import Cli, Done
 from tests.support.engine import Engine
 from tests.support.wait import eventually
 
+VERSION = {"DOCKER_API_VERSION": "1.41"}
+"""One that both clients and both engines know: answers differ between versions."""
+
 
 @pytest.fixture
 def docker(engine: Engine) -> Cli:
     """The newest docker client there is."""
-    return engine.cli()
+    return replace(engine.cli(), environment=VERSION)
 
 
 @pytest.fixture
@@ -107,6 +111,7 @@ def plain(done: Done) -> tuple[int, str, str]:
 def test_same(line: str, cli: Cli, docker: Cli, web: str) -> None:
     del web
     words = [word.replace("\\s", " ") for word in line.split(" ")]
+    cli = replace(cli, environment=VERSION)
     assert plain(cli(*words)) == plain(docker(*words))
 
 
@@ -114,6 +119,7 @@ def test_json_rows_have_docker_s_fields(cli: Cli, docker: Cli, web: str) -> None
     import json
 
     del web
+    cli = replace(cli, environment=VERSION)
     for words in (("ps", "--format", "json"), ("images", "--format", "json")):
         ours = json.loads(cli(*words).ok().splitlines()[0])
         theirs = json.loads(docker(*words).ok().splitlines()[0])
