@@ -118,6 +118,7 @@ class SandboxState:
     mode: str = "default"
     endpoints: tuple[EndpointState, ...] = ()
     published: tuple[PublishedPort, ...] = ()
+    dns_port: int = 0
 
 
 Ports: TypeAlias = dict[str, list[HostPort] | None]

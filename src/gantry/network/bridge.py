@@ -11,6 +11,7 @@ how a restarted daemon tells its own from others'.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -255,15 +256,18 @@ class BridgeDriver:
         await self._namespaces.run(partial(self._unplug, host_interfaces))
 
     async def sweep(self, known: frozenset[str]) -> None:
-        """Remove veths in our bridges whose names are not in `known`."""
+        """Remove veths in our bridges whose names are not in `known`, and bridges of ours
+        that are no network's."""
         masters = {index for device in self._devices.values() for index in device.indexes}
+        aliases = {ALIAS + network_id for network_id in self._devices}
 
         def sweep() -> None:
             host = self._namespaces.host
             stale = [
                 link.index
                 for link in netlink.links(host)
-                if link.master in masters and link.name not in known and not link.alias
+                if (link.master in masters and link.name not in known and not link.alias)
+                or (link.alias.startswith(ALIAS) and link.alias not in aliases)
             ]
             host.batch(netlink.delete_link(index) for index in stale)
 
@@ -331,7 +335,7 @@ class BridgeDriver:
             found = netlink.link(host, name)
             assert found is not None
         try:
-            self._configure(record, device, found.index, name, made)
+            self._configure(record, device, found, made)
         except BaseException:
             if made:
                 with contextlib.suppress(OSError):
@@ -347,9 +351,9 @@ class BridgeDriver:
         device.ports = [0] if made else self._count(device.indexes)
 
     def _configure(
-        self, record: NetworkRecord, device: _Device, index: int, name: str, made: bool
+        self, record: NetworkRecord, device: _Device, link: netlink.Link, made: bool
     ) -> None:
-        options = device.options
+        options, index, name = device.options, link.index, link.name
         sysctl = interfaces.write_sysctl
         has6 = any(":" in pool.subnet for pool in record.ipam)
         sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "0" if has6 else "1")
@@ -358,7 +362,8 @@ class BridgeDriver:
         # Published ports on 127.0.0.1: packets from there are translated towards this
         # bridge and must be allowed onto it. The firewall keeps the other way shut.
         sysctl(f"net.ipv4.conf.{name}.route_localnet", "1")
-        messages = [netlink.set_alias(name, ALIAS + record.id)] if made else []
+        ours = made or link.alias.startswith(ALIAS)
+        messages = [netlink.set_alias(name, ALIAS + record.id)] if ours else []
         for pool in record.ipam:
             version6 = ":" in pool.subnet
             isolated = record.internal and (options.mode6 if version6 else options.mode4) == (
@@ -410,18 +415,22 @@ class BridgeDriver:
         device.ports.append(0)
 
     def _unmake(self, record: NetworkRecord) -> None:
+        """Everything of the network ends at once but the devices, which lose their names."""
         host = self._namespaces.host
-        ours = [
-            link.index
-            for link in netlink.links(host)
-            if link.alias == ALIAS + record.id and link.kind == "bridge"
-        ]
-        wires = [
-            link.index
-            for link in netlink.links(host)
-            if link.alias == ALIAS + record.id and link.kind == "veth"
-        ]
-        host.batch(netlink.delete_link(index) for index in (*wires, *ours))
+        ours = [link for link in netlink.links(host) if link.alias == ALIAS + record.id]
+        messages: list[netlink.Message] = []
+        for link in ours:
+            if link.kind == "bridge":
+                for address in netlink.addresses(host):
+                    if address.index == link.index:
+                        messages.append(
+                            netlink.delete_address(link.index, address.address, address.prefix)
+                        )
+                messages.append(netlink.set_link(link.index, up=False))
+                spare = "gone" + secrets.token_hex(4)
+                messages.append(netlink.set_link(link.index, name=spare))
+        host.batch(messages)
+        self._namespaces.remove_links([link.index for link in ours])
 
     def _unplug(self, names: Sequence[str]) -> None:
         self._namespaces.host.batch([netlink.delete_link(name=name) for name in names if name])

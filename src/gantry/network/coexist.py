@@ -12,6 +12,8 @@ import logging
 import shutil
 import subprocess
 
+from gantry.network.nftables import Elements
+
 _log = logging.getLogger(__name__)
 
 _COMMENT = "gantry"
@@ -22,8 +24,8 @@ def allow(bridge: str) -> None:
 
     Blocks for some milliseconds. Nothing happens without iptables.
     """
-    for command in ("iptables", "ip6tables"):
-        if shutil.which(command) is None:
+    for command, family in (("iptables", "ip"), ("ip6tables", "ip6")):
+        if not _may_drop(family) or shutil.which(command) is None:
             continue
         said = _run(command, "-S", "FORWARD")
         if "-P FORWARD DROP" not in said and "-P FORWARD REJECT" not in said:
@@ -33,6 +35,22 @@ def allow(bridge: str) -> None:
             rule = (side, bridge, "-m", "comment", "--comment", _COMMENT, "-j", "ACCEPT")
             if not _succeeds(command, "-C", chain, *rule):
                 _run(command, "-I", chain, *rule)
+
+
+def _may_drop(family: str) -> bool:
+    """Whether asking iptables is worth two processes: the nft kind's policy is a question
+    to the kernel, the legacy kind's tables are named in /proc."""
+    try:
+        with open(f"/proc/net/{family}_tables_names") as file:
+            if "filter" in file.read():
+                return True
+    except OSError:
+        pass
+    elements = Elements("filter", family)
+    try:
+        return elements.policy_drops(family, "filter", "FORWARD")
+    finally:
+        elements.close()
 
 
 def forget(bridge: str) -> None:

@@ -11,8 +11,9 @@ home again whenever a job is done; the event loop's thread never leaves the host
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,6 +21,8 @@ from gantry.kernel import syscalls
 from gantry.network import netlink
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 CLONE_NEWNET = 0x40000000
 
@@ -31,6 +34,14 @@ def open_of(pid: int) -> int:
 
 def same(fd: int, other: int) -> bool:
     return os.path.sameopenfile(fd, other)
+
+
+def _remove_links(indexes: Sequence[int]) -> None:
+    try:
+        with netlink.Socket() as sock:
+            sock.batch([netlink.delete_link(index) for index in indexes])
+    except OSError as error:
+        _log.warning("cannot remove a network's devices: %s", error)
 
 
 def _close_result(future: Future[int]) -> None:
@@ -45,11 +56,14 @@ class Namespaces:
     def __init__(self) -> None:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netns")
+        self._remover: ThreadPoolExecutor | None = None
         self._host: netlink.Socket | None = None
 
     def close(self) -> None:
-        """Waits for the job under way."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        """Waits for what was asked for."""
+        self._worker.shutdown(wait=True)
+        if self._remover is not None:
+            self._remover.shutdown(wait=True)
         if self._host is not None:
             self._host.close()
             self._host = None
@@ -60,6 +74,19 @@ class Namespaces:
     async def run(self, job: Callable[[], T]) -> T:
         """`job()` on the worker thread. It is carried out even if the caller is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+
+    def remove_links(self, indexes: Sequence[int]) -> None:
+        """Delete links of the host, later. Nobody waits for that: the kernel takes some 30 ms
+        to let go of one, most of it without holding up others, so a thread of its own does.
+        """
+        if self._remover is None:
+            self._remover = ThreadPoolExecutor(1, thread_name_prefix="netns-remove")
+        self._remover.submit(_remove_links, tuple(indexes))
+
+    async def removed(self) -> None:
+        """Wait until all that `remove_links` was told is gone."""
+        if self._remover is not None:
+            await asyncio.get_running_loop().run_in_executor(self._remover, bool)
 
     async def run_for_fd(self, job: Callable[[], int]) -> int:
         """Like `run` for a job that makes an fd: closed when the caller was cancelled."""

@@ -40,6 +40,7 @@ _NETLINK_NETFILTER = 12
 _NFNL_SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWSETELEM, _GETSETELEM, _DELSETELEM, _GETTABLE = 12, 13, 14, 1
+_GETCHAIN, _CHAIN_NAME, _CHAIN_POLICY = 4, 3, 5
 _NFPROTO_INET, _NFPROTO_BRIDGE = 1, 7
 _ELEM_LIST_TABLE, _ELEM_LIST_SET, _ELEM_LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEM = 1
@@ -219,6 +220,20 @@ class Elements:
             for kind, seq, data in self._receive():
                 if seq == self._seq and kind == NLMSG_ERROR:
                     return bool(struct.unpack_from("=i", data)[0] == 0)
+
+    def policy_drops(self, family: str, table: str, chain: str) -> bool:
+        """Whether a base chain, of anybody's, has the policy "drop"."""
+        payload = _NFGEN.pack(FAMILIES[family], 0, 0) + text(1, table) + text(_CHAIN_NAME, chain)
+        Counter.round_trips += 1
+        self._sock.send(self._message(_GETCHAIN, 0, payload))
+        while True:
+            for kind, seq, data in self._receive():
+                if seq != self._seq:
+                    continue
+                if kind == NLMSG_ERROR:
+                    return False
+                policy = dict(attributes(data[4:])).get(_CHAIN_POLICY, b"\0\0\0\1")
+                return int.from_bytes(policy, "big") == 0
 
     def _present(self, names: set[str]) -> set[tuple[str, bytes]]:
         return {(name, key) for name in names for key, _end, _value in self.keys(name)}

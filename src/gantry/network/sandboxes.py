@@ -33,9 +33,10 @@ from gantry.model.network import (
     SandboxRequest,
     SandboxState,
 )
-from gantry.network import endpoints, interfaces, netlink, netns
+from gantry.network import endpoints, interfaces, links, netlink, netns
 from gantry.network.bridge import BridgeDriver
 from gantry.network.catalog import Catalog, user_defined
+from gantry.network.dns import DnsServers, Server, View
 from gantry.network.drivers import Driver, Wanted
 from gantry.network.ipam import Ipam, NoAddresses
 from gantry.network.names import Names
@@ -44,6 +45,7 @@ from gantry.network.pool import Pool
 from gantry.network.publish import PortRequest, port_requests
 from gantry.network.publishing import Publication, Publisher, again
 from gantry.network.settings import NetworkSettings
+from gantry.network.visible import Visible
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Live:
     endpoints: dict[str, EndpointState] = field(default_factory=dict)
     ways: tuple[str, str] = ("", "")
     publication: Publication | None = None
+    dns: Server | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -89,6 +92,8 @@ class Sandboxes:
         namespaces: Namespaces,
         publisher: Publisher,
         owner: TaskOwner,
+        visible: Visible,
+        dns: DnsServers,
         driver_of: Callable[[NetworkRecord], Driver],
         ipam_of: Callable[[NetworkRecord], Ipam],
     ) -> None:
@@ -97,6 +102,8 @@ class Sandboxes:
         self._namespaces = namespaces
         self._publisher = publisher
         self._owner = owner
+        self._visible = visible
+        self._dns = dns
         self._driver_of = driver_of
         self._ipam_of = ipam_of
         self._names: dict[str, Names] = {}
@@ -126,6 +133,8 @@ class Sandboxes:
         for live in self.live.values():
             if live.publication is not None:
                 self._publisher.let_go(live.publication)
+            if live.dns is not None:
+                self._dns.close(live.dns)
             if live.netns_fd >= 0:
                 os.close(live.netns_fd)
         self.live.clear()
@@ -201,6 +210,8 @@ class Sandboxes:
             return
         for state in live.endpoints.values():
             self._forget_names(state)
+        if live.dns is not None:
+            self._dns.close(live.dns)
         if live.publication is not None:
             await self._publisher.withdraw(live.publication)
         for state in live.endpoints.values():
@@ -240,6 +251,10 @@ class Sandboxes:
             live.endpoints[record.name] = state
             self._remember_names(record, state)
         live.ways = self._elect(live)
+        try:
+            await self._serve_names(live, saved.dns_port)
+        except OSError as error:
+            _log.error("container %s: no DNS: %s", request.container_id[:12], error)
         if saved.published:
             try:
                 live.publication = await self._publish(live, again(saved.published))
@@ -397,6 +412,39 @@ class Sandboxes:
         if names is not None:
             names.remove(state.endpoint_id)
 
+    async def _serve_names(self, live: Live, port: int = 0) -> None:
+        """The embedded DNS server runs, with the right view, where it is due."""
+        if not self._visible.embedded(live.request, live.endpoints):
+            if live.dns is not None:
+                server, live.dns = live.dns, None
+                await self._dns.withdraw(server)
+            return
+        view = self._view(live)
+        if live.dns is None:
+            live.dns = await self._dns.open(live.netns_fd, view, port)
+        else:
+            live.dns.change(view)
+
+    def _view(self, live: Live) -> View:
+        _, upstreams, ndots = self._visible.resolv_conf(live.request, "embedded")
+        networks: list[Names] = []
+        aliases: dict[str, str] = {}
+        for state in endpoints.ranked(live.endpoints.values(), self._catalog):
+            record = self._catalog.get(state.network_id)
+            if record is None or not user_defined(record.name):
+                continue
+            networks.append(self.names(record))
+            for link in state.config.links:
+                target, alias = links.parse(link)
+                aliases[alias.lower()] = target
+        return View(
+            networks=networks,
+            links=aliases,
+            upstreams=upstreams,
+            external=any(live.ways),
+            ndots=ndots,
+        )
+
     # --- the way out -------------------------------------------------------------------------
 
     async def _settle(self, live: Live, *, routed: bool) -> None:
@@ -406,6 +454,7 @@ class Sandboxes:
         if changed and not routed:
             await self._route(live, ways)
         live.ways = ways
+        await self._serve_names(live)
         if live.publication is None:
             requests = self._requests(live)
             if requests:

@@ -29,21 +29,20 @@ from gantry.model.errors import (
 )
 from gantry.model.network import (
     EndpointConfig,
-    EndpointState,
     HostPort,
     NetworkRecord,
-    Ports,
-    PublishedPort,
     Sandbox,
     SandboxRequest,
     SandboxState,
 )
-from gantry.network import bridge, creation, endpoints, hostside, resolution, views
+from gantry.network import bridge, creation, endpoints, hostside, views
 from gantry.network.bridge import BridgeDriver
-from gantry.network.catalog import PREDEFINED, Catalog, user_defined
+from gantry.network.catalog import PREDEFINED, Catalog
+from gantry.network.dns import DnsServers
 from gantry.network.drivers import Driver
 from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam, Ipam, NullIpam
+from gantry.network.links import Linked
 from gantry.network.netns import Namespaces
 from gantry.network.nft import NftFirewall
 from gantry.network.null import NullDriver
@@ -52,6 +51,8 @@ from gantry.network.publish import HostPorts
 from gantry.network.publishing import Publisher
 from gantry.network.sandboxes import Live, Sandboxes
 from gantry.network.settings import NetworkSettings
+from gantry.network.upstream import Forwarder
+from gantry.network.visible import Visible
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +95,15 @@ class Networks:
         self._ipam = DefaultIpam(pools)
         self._ipams: dict[str, Ipam] = {"default": self._ipam, "null": NullIpam()}
         ports = HostPorts(drop=not settings.userland_proxy)
+        self._visible = Visible(settings, self._catalog, self._linkable)
         self._sandboxes = Sandboxes(
             settings=settings,
+            visible=self._visible,
+            dns=DnsServers(
+                self._namespaces,
+                self._owner,
+                partial(Forwarder, timeout=settings.timeout_dns),
+            ),
             catalog=self._catalog,
             namespaces=self._namespaces,
             publisher=Publisher(self._firewall, ports, self._owner, proxy=settings.userland_proxy),
@@ -165,6 +173,10 @@ class Networks:
         """Wait until the sandboxes made ahead are there (tests, benchmarks)."""
         await self._sandboxes.ready()
 
+    async def idle(self) -> None:
+        """Wait until devices that were removed are gone (tests)."""
+        await self._namespaces.removed()
+
     def limit_bridge(self, endpoints: int) -> None:
         """How many endpoints a bridge takes before its network grows another one."""
         self._bridges.shard = endpoints
@@ -182,7 +194,7 @@ class Networks:
         if request.mode.startswith("container:"):
             return Sandbox(None, "", netns_pid=request.netns_pid, state=SandboxState(request.mode))
         if request.mode == "host":
-            return self._host_sandbox(request)
+            return self._visible.of_host(request)
         live = await self._sandboxes.allocate(request)
         for state in live.endpoints.values():
             self._emit("connect", state.network_id, container=request.container_id)
@@ -204,7 +216,7 @@ class Networks:
         if request.mode.startswith("container:"):
             return Sandbox(None, "", netns_pid=request.netns_pid, state=saved)
         if request.mode == "host":
-            return self._host_sandbox(request)
+            return self._visible.of_host(request)
         return self._sandbox(await self._sandboxes.adopt(request, pid, saved))
 
     async def join(self, container_id: str, network: str, config: EndpointConfig) -> Sandbox:
@@ -453,6 +465,23 @@ class Networks:
             raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found")
         return ipam
 
+    def _linkable(self, name: str) -> Linked | None:
+        """Who runs under that name (or id) in the default bridge."""
+        for container, live in self._sandboxes.live.items():
+            state = live.endpoints.get("bridge")
+            if state is not None and name in (live.request.name, container, container[:12]):
+                request = live.request
+                return Linked(
+                    "",
+                    request.name,
+                    request.hostname,
+                    state.ip,
+                    state.ipv6,
+                    request.exposed,
+                    request.environment,
+                )
+        return None
+
     def _running(self, container_id: str) -> Live:
         live = self._sandboxes.live.get(container_id)
         if live is None:
@@ -484,82 +513,11 @@ class Networks:
             attributes |= {"name": record.name, "type": record.driver}
         self._on_event(action, network_id, attributes)
 
-    # --- what a container sees -------------------------------------------------------------
-
     def _sandbox(self, live: Live) -> Sandbox:
-        request, states = live.request, live.endpoints
-        published = live.publication.published if live.publication else ()
-        named = any(user_defined(name) for name in states)
-        conf, _ = self._resolv_conf(
-            request,
-            kind="embedded" if named else "legacy",
-            ipv6=any(state.ipv6 for state in states.values()),
+        return self._visible.sandbox(
+            live.request,
+            live.netns_fd,
+            live.endpoints,
+            live.publication.published if live.publication else (),
+            live.dns.port if live.dns else 0,
         )
-        return Sandbox(
-            netns_fd=live.netns_fd,
-            hostname=request.hostname,
-            endpoints=dict(states),
-            ports=_ports(request, published),
-            hosts=resolution.hosts_file(
-                hostname=request.hostname,
-                domainname=request.domainname,
-                addresses=[a for s in states.values() for a in (s.ip, s.ipv6) if a],
-                extra=self._extra_hosts(request),
-            ),
-            resolv_conf=conf,
-            state=SandboxState(request.mode, tuple(states.values()), tuple(published)),
-        )
-
-    def _host_sandbox(self, request: SandboxRequest) -> Sandbox:
-        conf, _ = self._resolv_conf(request, kind="host")
-        extra = self._extra_hosts(request)
-        if extra:
-            hosts = resolution.hosts_file(hostname=request.hostname, extra=extra)
-        else:
-            hosts = hostside.read(self._settings.hosts_path)
-        record = self._catalog.named("host")
-        endpoint = EndpointState("host", record.id if record else "", secrets.token_hex(32))
-        return Sandbox(
-            None,
-            request.hostname,
-            endpoints={"host": endpoint},
-            hosts=hosts,
-            resolv_conf=conf,
-            state=SandboxState("host", (endpoint,)),
-        )
-
-    def _resolv_conf(
-        self, request: SandboxRequest, *, kind: str, ipv6: bool = False
-    ) -> tuple[bytes, tuple[resolution.Upstream, ...]]:
-        settings = self._settings
-        return resolution.resolv_conf(
-            resolution.read_resolv_conf(settings.resolv_conf),
-            dns=request.dns or settings.dns,
-            search=request.dns_search or settings.dns_search,
-            options=request.dns_options or settings.dns_opts,
-            kind=kind,
-            ipv6=ipv6,
-        )
-
-    def _extra_hosts(self, request: SandboxRequest) -> Sequence[tuple[str, str]]:
-        if not request.extra_hosts:
-            return ()
-        gateways: Sequence[str] = self._settings.host_gateway_ips
-        record = self._catalog.named("bridge")
-        if not gateways and record is not None:
-            gateways = [pool.gateway for pool in record.ipam if pool.gateway]
-        return resolution.extra_hosts(request.extra_hosts, gateways)
-
-
-def _ports(request: SandboxRequest, published: Sequence[PublishedPort]) -> Ports:
-    ports: Ports = {}
-    for text in (*request.exposed, *request.port_bindings):
-        number, _, proto = text.partition("/")
-        ports[f"{number}/{proto or 'tcp'}"] = None
-    for one in published:
-        for n in range(one.count):
-            key = f"{one.port + n}/{one.proto}"
-            pairs = ports.get(key) or []
-            pairs.append((one.host_ip, str(one.host_port + n)))
-            ports[key] = pairs
-    return ports

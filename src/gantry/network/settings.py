@@ -23,6 +23,7 @@ class NetworkSettings:
         ours), "none" for no default network. table: our nftables table.
     default_address_pools: (base, prefix length of each network cut from it).
     pool_size: sandboxes made ahead for the default bridge.
+    timeout_dns: seconds that the embedded server waits for each server it asks.
     """
 
     bridge: str = ""
@@ -51,6 +52,7 @@ class NetworkSettings:
     firewall_backend: str = "nftables"
     table: str = "gantry"
     pool_size: int = 6
+    timeout_dns: float = 4.0
     resolv_conf: str = ""
     hosts_path: str = "/etc/hosts"
     plugin_dirs: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins")

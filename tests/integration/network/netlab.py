@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -232,3 +233,24 @@ def routes(sandbox: Sandbox) -> dict[str, str]:
         return {route.target or "default": route.gateway for route in found}
 
     return inside(sandbox.netns_fd, read)
+
+
+@contextmanager
+def process_in(fd: int) -> Iterator[int]:
+    """A process that stays in the namespace: the container's own, as it were. Its pid."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        syscalls.setns(fd, CLONE_NEWNET)
+        os.write(write, b"1")
+        os.closerange(3, 4096)
+        while True:
+            signal.pause()
+    os.read(read, 1)
+    os.close(read)
+    os.close(write)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -13,6 +13,7 @@ from tests.integration.network.netlab import (
     ask_udp,
     inside,
     on_host,
+    process_in,
     publish,
     refused,
     request,
@@ -223,8 +224,7 @@ def test_a_restarted_daemon_takes_running_containers_over(machine: Machine) -> N
             assert (await ask(machine, HOST_ADDRESS, 8080)).strip() == LAN_ADDRESS
             again = Networks(SETTINGS, store)
             await again.start()
-            pid = _process_in(holder)
-            try:
+            with process_in(holder) as pid:
                 taken = await again.adopt(request("web", port_bindings=bindings), pid, web.state)
                 await again.settle()
                 assert taken.ports == web.ports
@@ -239,29 +239,10 @@ def test_a_restarted_daemon_takes_running_containers_over(machine: Machine) -> N
                 }
                 await again.release("web" * 8)
                 assert await refused(machine, HOST_ADDRESS, 8080)
-            finally:
-                os.kill(pid, 9)
-                os.waitpid(pid, 0)
-                os.close(holder)
-                await again.aclose()
+            os.close(holder)
+            await again.aclose()
 
     on_host(machine, first)
-
-
-def _process_in(fd: int) -> int:
-    from gantry.kernel import syscalls
-
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        syscalls.setns(fd, 0x40000000)
-        os.write(write, b"1")
-        while True:
-            os.pause() if hasattr(os, "pause") else socket.socketpair()[0].recv(1)
-    os.read(read, 1)
-    os.close(read)
-    os.close(write)
-    return pid
 
 
 def test_another_tool_flushes_the_firewall(machine: Machine) -> None:

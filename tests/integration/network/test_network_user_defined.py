@@ -65,6 +65,7 @@ def test_a_network_from_create_to_remove(machine: Machine) -> None:
         await networks.release("web" * 8)
         await networks.remove("back")
         await networks.ready()
+        await networks.idle()
         assert state(machine) == before
 
     with_networks(machine, lambda networks: _ready_first(networks, body))
@@ -362,6 +363,7 @@ def test_a_failed_create_leaves_nothing(machine: Machine) -> None:
         with pytest.raises(System, match="the disk is full"):
             await networks.create({"Name": "back"})
         store.broken = False
+        await networks.idle()
         assert state(machine) == before
         await networks.create({"Name": "back"})
         assert (await networks.inspect("back"))["IPAM"]["Config"][0]["Subnet"] == "172.18.0.0/16"
@@ -419,6 +421,7 @@ def test_a_network_larger_than_a_bridge(machine: Machine, bridge_netfilter: str)
         for n in range(8):
             await networks.release(f"c{n}" * 8)
         await networks.remove("big")
+        await networks.idle()
         links = machine.host.run("ip", "-br", "link")
         assert "bs1-" not in links and "bs2-" not in links
 
