@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from gantry.daemon.drivers import snapshotter
 from gantry.daemon.images import ImagesForContainers, ImagesForRoutes
 from gantry.daemon.options import Options
 from gantry.daemon.system import ENGINE_VERSION, Facts, System
+from gantry.daemon.tls import server_context
 from gantry.events.bus import EventBus
 from gantry.events.filters import compile_filters
 from gantry.http.listeners import Listeners, serve
@@ -83,6 +84,8 @@ class Engine:
         self._options = options
         self._undo = contextlib.AsyncExitStack()
         self.addresses: Sequence[str] = ()
+        self._core: Core | None = None
+        self._system: System | None = None
 
     async def start(self) -> None:
         """All up and listening, or nothing left and an error of the taxonomy."""
@@ -93,6 +96,29 @@ class Engine:
     async def aclose(self) -> None:
         """Everything down, in reverse."""
         await self._undo.aclose()
+
+    def reload(self, options: Options) -> None:
+        """What a running daemon can change (moby daemon/reload.go): what new containers get,
+        whether containers outlive it, its labels and what `info` says. InvalidParameter."""
+        core, system = self._core, self._system
+        assert core is not None and system is not None
+        settings = container_settings(options)
+        core.settings = replace(
+            core.settings,
+            default_runtime=settings.default_runtime,
+            runtimes=settings.runtimes,
+            default_ulimits=settings.default_ulimits,
+            default_shm_size=settings.default_shm_size,
+            default_ipc_mode=settings.default_ipc_mode,
+            live_restore=settings.live_restore,
+            shutdown_timeout=settings.shutdown_timeout,
+            seccomp_profile=settings.seccomp_profile,
+            no_new_privileges=settings.no_new_privileges,
+            init=settings.init,
+            init_path=settings.init_path,
+        )
+        system.reload(options, settings.default_runtime)
+        core.events.publish("daemon", "reload", system.engine_id, {"name": os.uname().nodename})
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         options = self._options
@@ -152,6 +178,7 @@ class Engine:
                 events=events,
             )
         )
+        self._core = containers.core
         images.set_users(containers)
         containers.commits.make = partial(commit, images)
         containers.recovery.load()
@@ -169,6 +196,7 @@ class Engine:
             usage,
             _auth,
         )
+        self._system = system
         services = Services(
             containers,
             containers.execs,
@@ -181,7 +209,10 @@ class Engine:
         undo.push_async_callback(containers.shutdown)
         undo.push_async_callback(app.aclose)
         listeners: Listeners = await serve(
-            app, options.words("hosts") or (DEFAULT_HOST,), group=options.text("group")
+            app,
+            options.words("hosts") or (DEFAULT_HOST,),
+            group=options.text("group"),
+            tls=server_context(options),
         )
         undo.push_async_callback(listeners.aclose)
         self.addresses = listeners.addresses

@@ -11,12 +11,15 @@ import os
 import signal
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import gantry
 from gantry.daemon.flags import parse, usage
 from gantry.daemon.options import Options
 from gantry.model.errors import GantryError
+
+if TYPE_CHECKING:
+    from gantry.daemon.engine import Engine
 
 _LEVELS: Final = {
     "trace": logging.DEBUG,
@@ -81,7 +84,7 @@ def run(arguments: list[str]) -> int:
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(line.options))
+            runner.run(_serve(line.options, arguments))
     except GantryError as error:
         return _fail(f"failed to start daemon: {error}")
     except BaseExceptionGroup as group:
@@ -113,7 +116,7 @@ def _set_up_logging(options: Options) -> None:
     logging.raiseExceptions = False
 
 
-async def _serve(options: Options) -> None:
+async def _serve(options: Options, arguments: list[str]) -> None:
     from gantry.daemon.engine import Engine
 
     began = time.monotonic()
@@ -122,12 +125,12 @@ async def _serve(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # A reload is not an end; what can change while running is read again at the next start.
-    loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("SIGHUP: nothing to reload"))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     engine = Engine(options)
     await engine.start()
     try:
+        loop.add_signal_handler(signal.SIGHUP, _reload, engine, arguments)
         # All that lives now lives for ever: never look at it again.
         gc.collect()
         gc.freeze()
@@ -142,6 +145,19 @@ async def _serve(options: Options) -> None:
             _notify("STOPPING=1")
     finally:
         await engine.aclose()
+
+
+def _reload(engine: Engine, arguments: list[str]) -> None:
+    """SIGHUP: the configuration is read again; a bad one changes nothing."""
+    try:
+        options = parse(arguments).options
+        engine.reload(options)
+    except GantryError as error:
+        _log.error("configuration is not reloaded: %s", error)
+        return
+    level = logging.DEBUG if options.flag("debug") else _LEVELS[options.text("log-level")]
+    logging.getLogger().setLevel(level)
+    _log.info("Reloaded configuration")
 
 
 def _notify(state: str) -> None:

@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -74,6 +74,11 @@ class System:
     @property
     def engine_id(self) -> str:
         return self._facts.engine_id
+
+    def reload(self, options: Options, default_runtime: str) -> None:
+        """The daemon's configuration has changed."""
+        self._options = options
+        self._facts = replace(self._facts, default_runtime=default_runtime)
 
     def version(self) -> Json:
         kernel = os.uname()
