@@ -55,6 +55,7 @@ class App:
     path: str
     connect: Callable[[App], Engine]
     host: str = ""
+    context: str = ""
     debug: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     _engine: Engine | None = None

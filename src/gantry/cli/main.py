@@ -18,7 +18,7 @@ from gantry.cli.template.nodes import TemplateError
 from gantry.client.address import DEFAULT_HOST, Address, Tls, parse_address
 from gantry.client.engine import Engine
 from gantry.client.errors import Unreachable
-from gantry.model.errors import GantryError
+from gantry.model.errors import GantryError, NotFound
 
 GLOBAL_FLAGS = (
     Flag("config", "Folder of the client's configuration", "string"),
@@ -100,6 +100,7 @@ def _dispatch(words: list[str]) -> int:
     if options.text("config"):
         app.environment = {**os.environ, "DOCKER_CONFIG": options.text("config")}
     app.debug = options.on("debug")
+    app.context = options.text("context")
     return _run(app, command, rest)
 
 
@@ -183,19 +184,19 @@ def _plural(number: int) -> str:
 
 def open_engine(app: App, options: Options) -> Engine:
     """The engine the user means; one is started when none listens on the default socket."""
-    hosts = options.many("host")
     environment = app.environment
-    if len(hosts) > 1:
-        raise ExitStatus(1, "Specify only one -H")
-    given = hosts[0] if hosts else environment.get("DOCKER_HOST", "")
-    address = parse_address(given, _tls(options, environment))
+    given = "".join(options.many("host")[-1:]) or environment.get("DOCKER_HOST", "")
+    address = _context_address(app, options)
+    named = bool(given) or address is not None
+    if address is None:
+        address = parse_address(given, _tls(options, environment))
     engine = Engine(
         address,
         api_version=environment.get("DOCKER_API_VERSION", ""),
         headers=app.config.http_headers,
     )
     app.host = address.text
-    if given or address != Address(DEFAULT_HOST, path=address.path):
+    if named or address != Address(DEFAULT_HOST, path=address.path):
         return engine
     try:
         engine.ping()
@@ -204,6 +205,30 @@ def open_engine(app: App, options: Options) -> Engine:
 
         start_engine(app, engine)
     return engine
+
+
+def _context_address(app: App, options: Options) -> Address | None:
+    """The current context's engine; None where no context counts."""
+    hosts = options.many("host")
+    if len(hosts) > 1:
+        raise ExitStatus(1, "Specify only one -H")
+    if hosts and app.context:
+        raise ExitStatus(1, "conflicting options: cannot specify both --host and --context")
+    if hosts:
+        return None
+    configured = app.config.text("currentContext")
+    if not (app.context or configured or app.environment.get("DOCKER_CONTEXT")):
+        return None
+    from gantry.cli.config import directory
+    from gantry.cli.contexts import DEFAULT, Contexts, current
+
+    name = current(app.context, app.environment, configured)
+    if name == DEFAULT:
+        return None
+    try:
+        return Contexts(directory(app.environment)).address(name)
+    except NotFound as error:
+        raise ExitStatus(1, f"unable to resolve docker endpoint: {error}")
 
 
 def _tls(options: Options, environment: Mapping[str, str]) -> Tls | None:

@@ -71,6 +71,11 @@ def inspect(
             if str(error).startswith("Cannot connect"):
                 raise
             errors.append(str(error))
+    return show_all(app, found, errors, template)
+
+
+def show_all(app: App, found: Sequence[Any], errors: Sequence[str], template: str) -> int:
+    """What was found (JSON, or by a template), then what was not; 1 if anything was missing."""
     if template in ("", "json"):
         if template:
             app.write("".join(as_json(item) + "\n" for item in found))
