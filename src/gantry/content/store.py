@@ -6,6 +6,7 @@ On disk::
     <root>/blobs/sha256/<hex>           whole, verified, read-only
     <root>/ingest/<name>/data           on its way in
     <root>/ingest/<name>/ref            what it will be (a digest, or any text of the caller)
+    <root>/ingest/<name>/missing        holes in the data, where it is written in several places
 
 A blob appears in `blobs` by one rename after its bytes are on the disk and its digest was
 found right: what is there is whole. A write that was broken off can be taken up again under
@@ -20,7 +21,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -139,6 +140,26 @@ class Writer:
         self._store.drop_folder(self._folder)
         return digest
 
+    def save_missing(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Note which [start, end) of the data are not there yet, for a later `resume` of a
+        blob that is written in several places at once."""
+        path = os.path.join(self._folder, "missing")
+        with open(path + ".new", "w", encoding="ascii") as file:
+            file.write("".join(f"{start} {end}\n" for start, end in spans))
+        os.rename(path + ".new", path)
+
+    def missing(self) -> list[tuple[int, int]] | None:
+        """What `save_missing` noted; None when nothing was."""
+        return _read_missing(self._folder)
+
+    def restart(self) -> None:
+        """Begin again at the first byte."""
+        self._hash = hashlib.new(self._algorithm)
+        self.offset = 0
+        os.ftruncate(self.fd, 0)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._folder, "missing"))
+
     def keep(self) -> None:
         """Leave the data for a later `resume`."""
         self._kept = True
@@ -153,6 +174,15 @@ class Writer:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _read_missing(folder: str) -> list[tuple[int, int]] | None:
+    try:
+        with open(os.path.join(folder, "missing"), encoding="ascii") as file:
+            pairs = [line.split() for line in file]
+            return [(int(start), int(end)) for start, end in pairs]
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 class ContentStore:
@@ -274,7 +304,11 @@ class ContentStore:
             os.close(fd)
             raise Conflict(f"ingest {name} is locked: unavailable")
         writer = Writer(self, folder, fd, algorithm)
-        writer.catch_up(os.fstat(fd).st_size)
+        there = os.fstat(fd).st_size
+        missing = writer.missing()
+        if missing:
+            there = min(there, *(start for start, _ in missing))
+        writer.catch_up(there)
         return writer
 
     def ingests(self) -> list[Ingest]:
@@ -311,7 +345,7 @@ class ContentStore:
 
     def drop_folder(self, folder: str) -> None:
         """Delete an ingest folder, as far as it is there."""
-        for name in ("data", "ref"):
+        for name in ("data", "ref", "missing", "missing.new"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
         with contextlib.suppress(FileNotFoundError):

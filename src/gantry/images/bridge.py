@@ -134,6 +134,20 @@ async def in_thread(work: Callable[[], T]) -> T:
         raise
 
 
+async def off_loop(work: Callable[..., T], *arguments: object) -> T:
+    """As `asyncio.to_thread`, for work that ends by itself; cancelled, it is waited for first:
+    what the work uses is then closed by nobody under its hands."""
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, lambda: work(*arguments))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
+        raise
+
+
 async def consume(body: AsyncIterator[bytes], work: Callable[[Inlet], T]) -> T:
     """Run `work(inlet)` in a thread while `body` is fed into the inlet.
 
@@ -198,4 +212,4 @@ async def outlet(pieces: Iterator[bytes], ahead: int = 2) -> AsyncIterator[bytes
     finally:
         done.set()
         slots.release()
-        await asyncio.to_thread(thread.join)
+        await off_loop(thread.join)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from gantry.archive.compression import Pushback, decompress, detect
 from gantry.archive.diff import diff_layer
 from gantry.archive.reader import Source
 from gantry.images import messages
-from gantry.images.bridge import Inlet, consume, in_thread
+from gantry.images.bridge import Inlet, consume, in_thread, off_loop
 from gantry.images.changes import apply_changes
 from gantry.images.layers import LayerBlob, Pending
 from gantry.images.load import MEDIA_TYPES
@@ -179,7 +178,7 @@ class Creator:
                 size = writer.offset
                 if pending is not None:
                     pending.job.finish(size)
-                digest = await asyncio.to_thread(writer.commit)
+                digest = await off_loop(writer.commit)
                 return _Layer(Descriptor(media_type, digest, size), pending)
             except BaseException:
                 if pending is not None:
@@ -189,7 +188,7 @@ class Creator:
     async def _diff_id(self, layer: _Layer) -> str:
         if layer.pending is not None:
             return (await layer.pending.job.result()).diff_id
-        return await asyncio.to_thread(self._hash_plain, layer.descriptor.digest)
+        return await off_loop(self._hash_plain, layer.descriptor.digest)
 
     def _hash_plain(self, digest: str) -> str:
         import hashlib

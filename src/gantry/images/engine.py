@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -19,7 +18,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from gantry.content.store import ContentStore
-from gantry.images import messages
+from gantry.images import messages, remote
+from gantry.images.bridge import off_loop
 from gantry.images.catalog import Catalog
 from gantry.images.create import CommitRequest, Creator
 from gantry.images.fetch import open_url
@@ -29,16 +29,22 @@ from gantry.images.load import Loader
 from gantry.images.messages import Message
 from gantry.images.platforms import matches, parse_platform
 from gantry.images.ports import Emit, ImageStore, ImageUsers, NoUsers
+from gantry.images.pull import Puller
+from gantry.images.push import Pusher
 from gantry.images.registrar import Registrar
 from gantry.images.remove import Remover
 from gantry.images.save import Saver
 from gantry.images.show import Shower
+from gantry.images.transfer import Transfers
 from gantry.images.workers import Workers
 from gantry.model.errors import Conflict, GantryError, InvalidParameter, NotFound
 from gantry.model.image import HistoryItem, Image, ImageInspect, ImageSummary
 from gantry.model.image_record import Change, ReferenceRecord
 from gantry.model.snapshot import Kind, Snapshotter
 from gantry.oci.image_reference import Reference, parse
+from gantry.registry.auth import Credentials
+from gantry.registry.client import RegistryClient
+from gantry.registry.settings import RegistrySettings
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +64,7 @@ class Images:
         store: ImageStore,
         emit: Emit,
         users: ImageUsers | None = None,
+        registries: RegistrySettings | None = None,
     ) -> None:
         self.catalog = Catalog()
         self.content = content
@@ -72,6 +79,12 @@ class Images:
         self._loader = Loader(self._registrar)
         self._saver = Saver(self._registrar)
         self._creator = Creator(self._registrar)
+        self.registries = RegistryClient(registries)
+        settings = self.registries.settings
+        self.transfers = Transfers(content, self.layers, concurrent=settings.max_downloads)
+        self.transfers.attempts = settings.max_attempts
+        self._puller = Puller(self._registrar, self.registries, self.transfers)
+        self.pusher = Pusher(self._registrar, self.registries)
 
     def set_users(self, users: ImageUsers) -> None:
         """The containers service is made after this one and tells who it is."""
@@ -91,6 +104,7 @@ class Images:
         for reference in stored.references:
             if reference.image_id in self.catalog.images:
                 self.catalog.point(reference)
+        self.pusher.learn(stored.sources)
         now = time.time()
         kept = {
             digest for lease in stored.leases if lease.expires > now for digest in lease.digests
@@ -98,10 +112,17 @@ class Images:
         old = [lease.id for lease in stored.leases if lease.expires <= now]
         if old:
             await self._store.apply(Change(drop_leases=old))
-        await asyncio.to_thread(self._sweep, kept)
+        await off_loop(self._sweep, kept)
 
     async def aclose(self) -> None:
+        await self.transfers.aclose()
         await self._workers.aclose()
+        await self.registries.aclose()
+
+    async def set_registries(self, settings: RegistrySettings) -> None:
+        """Reload of the configuration: later pulls and pushes go by these."""
+        await self.registries.replace_settings(settings)
+        self.transfers.set_limits(settings.max_downloads, settings.max_attempts)
 
     # ---- looking
 
@@ -138,16 +159,7 @@ class Images:
         await self.name(image, reference)
 
     async def name(self, image: Image, reference: Reference) -> None:
-        record = self.catalog.records[image.id]
-        from dataclasses import replace
-
-        record = replace(record, last_tag_time_ns=time.time_ns())
-        name = ReferenceRecord(str(reference), image.id)
-        await self._store.apply(Change(put_images=(record,), put_references=(name,)))
-        if image.id not in self.catalog.images:
-            raise NotFound(f"No such image: {image.id}")
-        self.catalog.set_record(record)
-        self.catalog.point(name)
+        await self._registrar.point(image, [ReferenceRecord(str(reference), image.id)])
         self._registrar.event(image.id, reference.familiar, "tag")
 
     async def remove(self, name: str, *, force: bool, noprune: bool) -> Sequence[Json]:
@@ -191,6 +203,24 @@ class Images:
                 platform=platform,
             ):
                 yield line
+
+    def pull(self, ref: str, *, tag: str, platform: str, auth: Json) -> AsyncIterator[Message]:
+        """auth: the decoded X-Registry-Auth."""
+        credentials = Credentials.of_json(auth)
+        return self._puller.pull(ref, tag=tag, platform=platform, credentials=credentials)
+
+    def push(self, name: str, *, tag: str, platform: str, auth: Json) -> AsyncIterator[Message]:
+        return self.pusher.push(name, tag=tag, credentials=Credentials.of_json(auth))
+
+    async def login(self, auth: Json) -> Json:
+        """POST /auth: {"Status", "IdentityToken"}. Unauthorized, System."""
+        return await self.registries.login(Credentials.of_json(auth))
+
+    async def search(self, term: str, *, limit: int, filters: Filters, auth: Json) -> list[Json]:
+        return await remote.search(self.registries, term, limit, filters, auth)
+
+    async def distribution(self, name: str, *, auth: Json) -> Json:
+        return await remote.distribution(self.registries, name, auth)
 
     async def commit(self, request: CommitRequest) -> Image:
         return await self._creator.commit(request)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from gantry.archive.apply import adopt
 from gantry.archive.errors import ArchiveError, NeedsParents
 from gantry.archive.unpack import Unpacked
 from gantry.content.store import ContentStore
+from gantry.images.bridge import off_loop
 from gantry.images.workers import Job, Workers
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.model.snapshot import Flavour, LayerFolder, Snapshotter
@@ -76,12 +77,15 @@ class Layers:
         await asyncio.wait([pending.job.task])
         self._remove(pending.key)
 
-    async def assemble(self, layers: Sequence[LayerBlob]) -> tuple[int, ...]:
+    async def assemble(
+        self, layers: Sequence[LayerBlob], done: Callable[[int], None] | None = None
+    ) -> tuple[int, ...]:
         """Make every layer a committed snapshot named by its chain id; their sizes.
 
-        Layers that are there already are left alone. InvalidParameter when a layer is
-        damaged or is not what its diff id says; then none of what this call began stays, but
-        complete layers below may.
+        Layers that are there already are left alone. done: told each layer's position when it
+        is there. Whoever began an unpacking drops it if it was of no use. InvalidParameter when
+        a layer is damaged or is not what its diff id says; then none of what this call began
+        stays, but complete layers below may.
         """
         chain = chain_ids(tuple(layer.diff_id for layer in layers))
         parent: str | None = None
@@ -92,21 +96,20 @@ class Layers:
                     if not self.snapshots.exists(chain_id):
                         await self._make(layer, chain_id, parent)
                 parent = chain_id
+                if done is not None:
+                    done(chain.index(chain_id))
         finally:
             for chain_id in chain:
                 waiting = self._making.get(chain_id)
                 if waiting is not None and not waiting.locked():
                     del self._making[chain_id]
-            for layer in layers:
-                if layer.pending is not None:
-                    await self.drop(layer.pending)
         return tuple([await self.size(chain_id) for chain_id in chain])
 
     async def size(self, chain_id: str) -> int:
         """Bytes of file data of one committed layer."""
         known = self.sizes.get(chain_id)
         if known is None:
-            usage = await asyncio.to_thread(self.snapshots.usage, chain_id)
+            usage = await off_loop(self.snapshots.usage, chain_id)
             known = self.sizes[chain_id] = usage.bytes
         return known
 
@@ -134,7 +137,8 @@ class Layers:
 
     async def _make(self, layer: LayerBlob, chain_id: str, parent: str | None) -> None:
         pending = layer.pending
-        if pending is None or not self.snapshots.exists(pending.key):
+        own = pending is None or not self.snapshots.exists(pending.key)
+        if pending is None or own:
             pending = await self._from_blob(layer.blob, parent)
         try:
             unpacked = await self._finished(pending, layer, parent)
@@ -144,9 +148,10 @@ class Layers:
                     f" expected {layer.diff_id!r}"
                 )
             given = parent if self.snapshots.detached_layers else None
-            await asyncio.to_thread(self._commit, chain_id, pending.key, given)
+            await off_loop(self._commit, chain_id, pending.key, given)
         except BaseException:
-            await self.drop(pending)
+            if own:
+                await self.drop(pending)
             raise
         self.sizes[chain_id] = unpacked.size
 
@@ -164,7 +169,7 @@ class Layers:
                 pending = self._begin(data, None, size=size)
             else:
                 key = PREFIX + secrets.token_hex(8)
-                await asyncio.to_thread(self.snapshots.prepare, key, parent)
+                await off_loop(self.snapshots.prepare, key, parent)
                 pending = self._start(data, key, size=size)
             pending.job.finish(size)
             return pending
@@ -177,7 +182,7 @@ class Layers:
             if unpacked.implicit and parent is not None and self.snapshots.detached_layers:
                 below = self.snapshots.layer(parent)
                 folder = self.snapshots.layer(pending.key)
-                await asyncio.to_thread(_adopt, folder, below, unpacked.implicit)
+                await off_loop(_adopt, folder, below, unpacked.implicit)
             return unpacked
         except NeedsParents as error:
             if parent is None:

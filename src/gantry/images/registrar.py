@@ -8,7 +8,7 @@ that, a crash leaves only things that nobody refers to, and start-up deletes the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -17,7 +17,7 @@ from gantry.content.store import ContentStore
 from gantry.images.catalog import Catalog
 from gantry.images.layers import LayerBlob, Layers
 from gantry.images.ports import Emit, ImageStore
-from gantry.model.errors import InvalidParameter
+from gantry.model.errors import InvalidParameter, NotFound
 from gantry.model.image import Image
 from gantry.model.image_record import BlobSource, Change, ImageRecord, ReferenceRecord
 from gantry.oci.image import (
@@ -70,6 +70,8 @@ class Registrar:
         sources: Sequence[BlobSource] = (),
         parent: str = "",
         container: str = "",
+        done: Callable[[int], None] | None = None,
+        drop_leases: Sequence[str] = (),
     ) -> Image:
         """Unpack what is missing and make the image exist, with its names.
 
@@ -85,7 +87,7 @@ class Registrar:
         blobs = [layer.descriptor.digest for layer in layers]
         chain = chain_ids(document.diff_ids)
         with self.catalog.holding(chain, blobs):
-            sizes = await self.layers.assemble([layer.layer for layer in layers])
+            sizes = await self.layers.assemble([layer.layer for layer in layers], done)
             identity = self.content.put(config)
             if manifest is None:
                 manifest = make_manifest(identity, len(config), layers)
@@ -97,7 +99,7 @@ class Registrar:
                     ),
                     document,
                     references,
-                    sources,
+                    Change(put_sources=sources, drop_leases=drop_leases),
                 )
 
     async def _commit(
@@ -105,7 +107,7 @@ class Registrar:
         record: ImageRecord,
         document: ConfigDocument,
         references: Sequence[Reference],
-        sources: Sequence[BlobSource],
+        more: Change,
     ) -> Image:
         known = self.catalog.records.get(record.id)
         if known is not None:
@@ -118,13 +120,40 @@ class Registrar:
         if any(not reference.digest for reference in references):
             record = replace(record, last_tag_time_ns=time.time_ns())
         names = [ReferenceRecord(str(reference), record.id) for reference in references]
-        await self.store.apply(
-            Change(put_images=(record,), put_references=names, put_sources=sources)
-        )
+        await self.store.apply(replace(more, put_images=(record,), put_references=names))
         self.catalog.add(record, document)
         for name in names:
             self.catalog.point(name)
         return self.catalog.images[record.id]
+
+    async def point(
+        self,
+        image: Image,
+        names: Sequence[ReferenceRecord],
+        sources: Sequence[BlobSource] = (),
+        *,
+        tag: bool = True,
+    ) -> None:
+        """Give an image names, taken from other images if need be. tag: it counts as tagging.
+
+        NotFound when the image was removed meanwhile.
+        """
+        if image.id not in self.catalog.records:
+            raise NotFound(f"No such image: {image.id}")
+        record = self.catalog.records[image.id]
+        if tag:
+            record = replace(record, last_tag_time_ns=time.time_ns())
+        await self.store.apply(
+            Change(put_images=(record,), put_references=names, put_sources=sources)
+        )
+        if image.id not in self.catalog.images:
+            await self.store.apply(
+                Change(drop_images=(image.id,), drop_references=[name.name for name in names])
+            )
+            raise NotFound(f"No such image: {image.id}")
+        self.catalog.set_record(record)
+        for name in names:
+            self.catalog.point(name)
 
     def read_document(self, record: ImageRecord) -> ConfigDocument:
         return read_config(self.content.read(record.id, MAX_DOCUMENT))
@@ -138,6 +167,19 @@ class Registrar:
         if name:
             attributes["name"] = name
         self._emit("image", action, image_id, attributes)
+
+    def pull_event(self, reference: Reference) -> None:
+        """What moby tells of a pull: the name is the actor."""
+        self._by_name(reference, "pull")
+
+    def push_event(self, reference: Reference) -> None:
+        self._by_name(reference, "push")
+
+    def _by_name(self, reference: Reference, action: str) -> None:
+        image = self.catalog.images.get(self.catalog.find(reference) or "")
+        attributes = dict(image.labels) if image is not None else {}
+        attributes["name"] = reference.familiar_name
+        self._emit("image", action, reference.familiar, attributes)
 
     def emit_prune(self, attributes: Mapping[str, str]) -> None:
         self._emit("image", "prune", "", attributes)

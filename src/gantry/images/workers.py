@@ -22,7 +22,7 @@ from gantry.archive.apply import Limits
 from gantry.archive.compression import Compression
 from gantry.archive.errors import ArchiveError, NeedsParents
 from gantry.archive.unpack import FileSource, Unpacked, unpack
-from gantry.images.bridge import in_thread
+from gantry.images.bridge import in_thread, off_loop
 from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import System
 from gantry.model.snapshot import Flavour
@@ -251,7 +251,7 @@ class Workers:
             if not data:
                 if job.aborted:
                     raise ArchiveError("cancelled")
-                code = await asyncio.to_thread(worker.process.wait)
+                code = await off_loop(worker.process.wait)
                 raise System(f"the unpack worker ended unexpectedly ({code})")
             message = json.loads(data)
             if "want" in message:

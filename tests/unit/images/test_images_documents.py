@@ -69,7 +69,8 @@ def test_bad_manifests(data: bytes) -> None:
 
 def test_index_that_is_a_manifest_too() -> None:
     """CVE-2021-41190: what one engine takes for an index, another for a manifest."""
-    for extra in ({"layers": []}, {"config": ONE}, {"mediaType": OCI_MANIFEST}):
+    extras: list[dict[str, Any]] = [{"layers": []}, {"config": ONE}, {"mediaType": OCI_MANIFEST}]
+    for extra in extras:
         with pytest.raises(InvalidParameter):
             read_index(json.dumps({"manifests": [ONE], **extra}).encode())
     assert read_index(json.dumps({"manifests": [ONE]}).encode()).manifests[0].size == 1

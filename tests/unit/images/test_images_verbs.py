@@ -247,7 +247,7 @@ def test_a_client_that_goes_away(run: Callable[[Body], None]) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while box.content.ingests() or list(box.snapshots.walk()):
+        while box.content.ingests() or any(box.snapshots.walk()):
             await asyncio.sleep(0.01)
         assert box.files() == before
 

@@ -1,0 +1,271 @@
+"""HTTP to registries: sessions, TLS, proxies, authorization, errors in Docker's words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import aiohttp
+
+from gantry.model.errors import InvalidParameter, System
+from gantry.registry.auth import CLIENT_ID, Authorizer, Challenge, Credentials, Token, token_of
+from gantry.registry.errors import RegistryError, TransportError, of_response, of_transport
+from gantry.registry.settings import HUB, HUB_REGISTRY, RegistrySettings
+
+_CONNECT: Final = 30.0
+_HEADERS: Final = 60.0
+"""Seconds of silence that a connection may keep."""
+_BODY: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a registry's API is: `url` ends without a slash and without /v2."""
+
+    url: str
+    host: str
+    insecure: bool = False
+    mirror: bool = False
+    official: bool = False
+
+
+class Transport:
+    """Sessions to all registries, kept open between requests. One event loop's own."""
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        self.settings = settings
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+        self._spoke: set[str] = set()
+
+    async def aclose(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
+        """In the order to try: mirrors of Docker Hub, TLS, plain HTTP where that is allowed."""
+        if domain == HUB:
+            found: list[Endpoint] = []
+            if not push:
+                for mirror in self.settings.mirrors:
+                    host = urlsplit(mirror).netloc
+                    insecure = self.settings.insecure(host, await _addresses(host))
+                    found.append(Endpoint(mirror.rstrip("/"), host, insecure, mirror=True))
+            return [*found, Endpoint(f"https://{HUB_REGISTRY}", HUB_REGISTRY, official=True)]
+        insecure = self.settings.insecure(domain)
+        if not insecure:
+            insecure = self.settings.insecure(domain, await _addresses(domain))
+        secure = Endpoint(f"https://{domain}", domain, insecure)
+        if not insecure:
+            return [secure]
+        plain = Endpoint(f"http://{domain}", domain, insecure)
+        # What answered plain HTTP before is asked so first: no failed handshake each time.
+        return [plain, secure] if plain.url in self._spoke else [secure, plain]
+
+    def authorizer(self, endpoint: Endpoint, credentials: Credentials) -> Authorizer:
+        async def fetch(challenge: Challenge, scope: str) -> Token:
+            return await self._token(endpoint, credentials, challenge, scope)
+
+        return Authorizer(credentials, fetch)
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        url: str,
+        *,
+        authorizer: Authorizer | None = None,
+        scope: str = "",
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+        accepted: tuple[int, ...] = (200,),
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One exchange; `url` may be relative to the endpoint. Answers a 401's challenge once.
+
+        RegistryError for another status than accepted, TransportError when nothing came.
+        data: bytes, or a callable that makes a fresh async iterator of bytes for each try.
+        """
+        target = urljoin(endpoint.url + "/", url)  # Location headers may be relative
+        async with contextlib.AsyncExitStack() as scope_stack:
+            for attempt in (1, 2):
+                sent = dict(headers or {})
+                if authorizer is not None:
+                    authorization = await authorizer.header(scope)
+                    if authorization is not None:
+                        sent["Authorization"] = authorization
+                body = data() if callable(data) else data
+                response = await self._send(endpoint, method, target, sent, body)
+                if response.status == 401 and authorizer is not None and attempt == 1:
+                    challenge = ", ".join(response.headers.getall("WWW-Authenticate", []))
+                    if challenge and authorizer.challenged(challenge, scope):
+                        await response.read()
+                        response.release()
+                        continue
+                break
+            await scope_stack.enter_async_context(response)
+            if response.status not in accepted:
+                raise of_response(response.status, await _limited(response))
+            try:
+                yield response
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if isinstance(error, System):
+                    raise
+                raise of_transport(error, method, target) from error
+
+    # ---- inside
+
+    async def _send(
+        self, endpoint: Endpoint, method: str, url: str, headers: dict[str, str], body: Any
+    ) -> aiohttp.ClientResponse:
+        parts = urlsplit(url)
+        headers.setdefault("User-Agent", self.settings.user_agent)
+        session = self._session(endpoint)
+        try:
+            response = await session.request(
+                method,
+                url,
+                headers=headers,
+                data=body,
+                proxy=self.settings.proxies.of(parts.scheme, parts.hostname or "", parts.port),
+                allow_redirects=method in ("GET", "HEAD"),
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failure = of_transport(error, method, url)
+            failure.spoke = endpoint.url in self._spoke
+            raise failure from error
+        self._spoke.add(endpoint.url)
+        return response
+
+    def _session(self, endpoint: Endpoint) -> aiohttp.ClientSession:
+        key = (endpoint.host, endpoint.insecure)
+        session = self._sessions.get(key)
+        if session is None:
+            connector = aiohttp.TCPConnector(
+                limit=0, ssl=_tls(self.settings, endpoint), keepalive_timeout=30
+            )
+            session = self._sessions[key] = aiohttp.ClientSession(
+                connector=connector,
+                auto_decompress=False,
+                read_bufsize=1 << 20,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("Content-Type",),
+                headers={"Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=_CONNECT, sock_read=_HEADERS
+                ),
+            )
+        return session
+
+    async def _token(
+        self, endpoint: Endpoint, credentials: Credentials, challenge: Challenge, scope: str
+    ) -> Token:
+        realm = challenge.parameters.get("realm", "")
+        if urlsplit(realm).scheme not in ("http", "https"):
+            raise RegistryError(f"no basic auth credentials: invalid realm {realm!r}")
+        service = challenge.parameters.get("service", "")
+        scopes = " ".join(dict.fromkeys(filter(None, (challenge.parameters.get("scope"), scope))))
+        wanted = sorted({*scopes.split()}) if scopes else []
+        if credentials.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "service": service,
+                "client_id": CLIENT_ID,
+                "refresh_token": credentials.identity_token,
+            }
+            if wanted:
+                form["scope"] = " ".join(wanted)
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            async with self.request(
+                endpoint, "POST", realm, headers=headers, data=urlencode(form).encode()
+            ) as response:
+                return _read_token(await _limited(response), realm)
+        query: list[tuple[str, str]] = [("service", service)] if service else []
+        query += [("scope", one) for one in wanted]
+        headers = {}
+        if credentials.username:
+            headers["Authorization"] = credentials.basic
+            query += [
+                ("account", credentials.username),
+                ("offline_token", "true"),
+                ("client_id", CLIENT_ID),
+            ]
+        url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query)
+        async with self.request(endpoint, "GET", url, headers=headers) as response:
+            return _read_token(await _limited(response), realm)
+
+
+def _read_token(body: bytes, realm: str) -> Token:
+    import json
+
+    try:
+        return token_of(json.loads(body))
+    except (ValueError, KeyError, AttributeError):
+        raise RegistryError(f"authorization server {realm} did not include a token in the response")
+
+
+async def _limited(response: aiohttp.ClientResponse) -> bytes:
+    """A small body; what is longer is cut off."""
+    found = b""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        async for piece in response.content.iter_any():
+            found += piece
+            if len(found) > _BODY:
+                break
+    return found
+
+
+async def _addresses(host: str) -> list[str]:
+    """A registry's addresses, for insecure networks given as CIDR; nothing when unknown."""
+    name = urlsplit("//" + host).hostname or host
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(name, None)
+    except OSError:
+        return []
+    return [str(item[4][0]) for item in found]
+
+
+def _tls(settings: RegistrySettings, endpoint: Endpoint) -> ssl.SSLContext:
+    """The system's authorities and those in certs.d/HOST; client certificates from there.
+
+    InvalidParameter for a certificate without its key and the like.
+    """
+    context = ssl.create_default_context()
+    if endpoint.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    for parent in settings.certs_dirs:
+        folder = os.path.join(parent, endpoint.host)
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name in names:
+            path = os.path.join(folder, name)
+            base, extension = os.path.splitext(name)
+            try:
+                if extension == ".crt":
+                    context.load_verify_locations(path)
+                elif extension == ".cert":
+                    if base + ".key" not in names:
+                        raise InvalidParameter(
+                            f"missing key {base}.key for client certificate {name}."
+                            " CA certificates must use the extension .crt"
+                        )
+                    context.load_cert_chain(path, os.path.join(folder, base + ".key"))
+                elif extension == ".key" and base + ".cert" not in names:
+                    raise InvalidParameter(f"missing client certificate {base}.cert for key {name}")
+            except (OSError, ssl.SSLError) as error:
+                raise InvalidParameter(f"cannot read {path}: {error}") from error
+    return context
+
+
+__all__ = ["Endpoint", "Transport", "TransportError"]
