@@ -34,6 +34,7 @@ from gantry.api.routes import (
     swarm,
     system,
     volumes,
+    websocket,
 )
 from gantry.http.reply import Head, Reply, Sendable
 from gantry.ipc.owner import TaskOwner
@@ -77,6 +78,7 @@ def all_routes() -> list[Route]:
         system,
         containers,
         execs,
+        websocket,
         images,
         networks,
         volumes,
@@ -158,7 +160,10 @@ class App:
             return self._error(500, str(error) or type(error).__name__)
 
     async def _dispatch(self, request: web.BaseRequest) -> Sendable:
-        path, _, query = request.raw_path.partition("?")
+        target = request.raw_path
+        if not target.isascii():  # the parser lets bytes through that are not UTF-8
+            target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        path, _, query = target.partition("?")
         if not path.startswith("/"):
             path = "/" + path.partition("://")[2].partition("/")[2]  # absolute form
         if "%" in path:

@@ -43,7 +43,7 @@ def parse(body: bytes) -> Value:
     """One JSON document. InvalidParameter with Docker's text for anything else."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     if not body.strip():
         raise InvalidParameter("invalid JSON: got EOF while reading request body")

@@ -448,7 +448,13 @@ class FakeSystem:
 
     async def disk_usage(self, types: Sequence[str], *, verbose: bool) -> Json:
         self.note("df", types=types, verbose=verbose)
-        return {"ImageUsage": {"TotalSize": 5, "TotalCount": 1, "Items": [{"Size": 5}]}}
+        return {
+            "LayersSize": 5,
+            "Images": [{"Id": "i", "Size": 5, "SharedSize": 0, "Containers": 1}],
+            "Containers": [{"State": "exited", "SizeRw": 3, "Health": {"Status": "none"}}],
+            "Volumes": [],
+            "BuildCache": [],
+        }
 
     async def auth(self, body: Json) -> Json:
         self.note("auth", body=body)

@@ -225,8 +225,10 @@ async def wait(call: Call) -> Sendable:
     result = await waiting.result()
     if call.version < 34 and condition == "removed" and result.get("Error"):
         return reply  # an empty answer was how failure was told
-    if result.get("Error", 0) is None:
+    if not result.get("Error"):
         result = {"StatusCode": result["StatusCode"]}
+        if 34 <= call.version < 42:
+            result["Error"] = None
     await reply.write(encode(result) + b"\n")
     return reply
 

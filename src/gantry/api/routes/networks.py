@@ -77,6 +77,8 @@ async def list_all(call: Call) -> Sendable:
     if call.version < 28:
         networks = call.backends.networks
         rows = [await networks.inspect(row["Id"], verbose=False, scope="") for row in rows]
+    elif call.version < 52:
+        rows = [{"Containers": {}} | row for row in rows]
     return call.json([downgrade(row, call.version) for row in rows])
 
 

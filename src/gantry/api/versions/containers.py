@@ -57,7 +57,7 @@ class Rows:
         """Rows of the latest shape as `version` has them."""
         if version >= 52:
             return list(rows)
-        level = 48 if version >= 48 else 46 if version >= 46 else 0
+        level = 48 if version >= 48 else 46 if version >= 46 else 24
         kept = self._kept
         found = []
         for row in rows:
@@ -66,20 +66,22 @@ class Rows:
             if old is None:
                 if len(kept) >= KEPT_ROWS:
                     kept.clear()
-                old = kept[key] = _old_row(row, level)
+                old = kept[key] = msgspec.json.encode(old_row(msgspec.json.decode(row), level))
             found.append(old)
         return found
 
 
-def _old_row(row: bytes, level: int) -> bytes:
-    parsed: Json = msgspec.json.decode(row)
-    parsed.pop("Health", None)  # 1.52
-    if level < 48:
-        parsed.pop("ImageManifestDescriptor", None)
-    host = parsed.get("HostConfig")
-    if level < 46 and isinstance(host, dict):
-        host.pop("Annotations", None)
-    return msgspec.json.encode(parsed)
+def old_row(row: Json, version: int) -> Json:
+    """A parsed row of the latest shape as an older version has it."""
+    row = dict(row)
+    if version < 52:
+        row.pop("Health", None)
+    if version < 48:
+        row.pop("ImageManifestDescriptor", None)
+    host = row.get("HostConfig")
+    if version < 46 and isinstance(host, dict):
+        row["HostConfig"] = {key: value for key, value in host.items() if key != "Annotations"}
+    return row
 
 
 def inspect(answer: Json, version: int) -> Json:
@@ -97,9 +99,6 @@ def inspect(answer: Json, version: int) -> Json:
                 continue
             aliases = [*(endpoint.get("Aliases") or []), short, config.get("Hostname", "")]
             networks[name] = endpoint | {"Aliases": list(dict.fromkeys(aliases))}
-    if version < 44:
-        # fields of 1.44 are harmless to older clients, as with Docker: they stay
-        pass
     if version < 48:
         answer.pop("ImageManifestDescriptor", None)
     bridge = networks.get("bridge")

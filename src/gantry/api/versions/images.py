@@ -35,15 +35,18 @@ CONFIG_149: Final[Json] = CONFIG_150 | {
 """What 1.49 and older have: an image's config had the type of a container's."""
 
 
-def row(summary: Json, version: int) -> Json:
-    """One row of GET /images/json; `summary` is ours to change."""
+def row(summary: Json, version: int, *, counts: bool = False) -> Json:
+    """One row of GET /images/json; `summary` is ours to change.
+
+    counts: keep the number of containers, as /system/df always had it.
+    """
     tags, digests = summary.get("RepoTags") or [], summary.get("RepoDigests") or []
     if version < 43 and not tags and not digests:
         tags, digests = ["<none>:<none>"], ["<none>@<none>"]
     summary["RepoTags"], summary["RepoDigests"] = tags, digests
     if version < 48:
         summary.pop("Descriptor", None)
-    if version < 51:
+    if version < 51 and not counts:
         summary["Containers"] = -1
     if version < 44:
         summary["VirtualSize"] = summary.get("Size", 0)

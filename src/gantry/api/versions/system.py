@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from gantry.api.backend import Json
+from gantry.api.backend import Json, Rows
+from gantry.api.versions import containers, images
 from gantry.api.versions.merge import add_missing
 
 COMMITS: Final = ("ContainerdCommit", "RuncCommit", "InitCommit")
@@ -58,43 +59,72 @@ def event(message: Json, version: int) -> Json | None:
     return message
 
 
-USAGES: Final = {
-    "ImageUsage": "Images",
-    "ContainerUsage": "Containers",
-    "VolumeUsage": "Volumes",
-    "BuildCacheUsage": "BuildCache",
-}
+ACTIVE: Final = ("running", "paused", "restarting")
 
 
 def disk_usage(answer: Json, version: int, *, verbose: bool) -> Json:
-    """GET /system/df, from {"ImageUsage": {"TotalSize", "Items": […], …}, …}.
+    """GET /system/df, from {"LayersSize", "Images", "Containers", "Volumes", "BuildCache"}
+    (those that were asked for).
 
-    Up to 1.51 only the old fields, later both unless the client asked for the new ones
-    (`verbose`). A backend that gives the old fields is taken as it is.
+    Up to 1.51 that is the answer; 1.52 and later add figures for each type and leave the old
+    fields out when the client asked for `verbose`.
     """
-    if not any(key in answer for key in USAGES):
-        return answer
-    legacy: Json = {}
-    for key, old in USAGES.items():
-        usage = answer.get(key)
-        if usage is None:
-            continue
-        legacy[old] = usage.get("Items") or []
-        if old == "Images":
-            legacy["LayersSize"] = usage.get("TotalSize", 0)
-    if version < 44:
-        legacy["Images"] = [
-            image | {"VirtualSize": image.get("Size", 0)} for image in legacy.get("Images", [])
-        ]
-    if version < 42:
-        legacy["BuilderSize"] = 0
     if version < 52:
-        return legacy
+        return _old_usage(answer, version)
+    made: Json = {}
+    if "Images" in answer:
+        images = answer["Images"]
+        total = answer.get("LayersSize", 0)
+        used = [image for image in images if image.get("Containers", 0) > 0]
+        kept = sum(image.get("Size", 0) - max(image.get("SharedSize", 0), 0) for image in used)
+        made["ImageUsage"] = _usage(images, len(used), total, total - kept)
+    if "Containers" in answer:
+        rows = answer["Containers"]
+        active = [row for row in rows if row.get("State") in ACTIVE]
+        total = sum(row.get("SizeRw", 0) for row in rows)
+        kept = sum(row.get("SizeRw", 0) for row in active)
+        made["ContainerUsage"] = _usage(rows, len(active), total, total - kept)
+    if "Volumes" in answer:
+        volumes = answer["Volumes"]
+        sizes = [
+            (max(usage.get("Size", 0), 0), usage.get("RefCount", 0) > 0)
+            for usage in (volume.get("UsageData") or {} for volume in volumes)
+        ]
+        total = sum(size for size, _ in sizes)
+        kept = sum(size for size, used in sizes if used)
+        count = sum(used for _, used in sizes)
+        made["VolumeUsage"] = _usage(volumes, count, total, total - kept)
+    if "BuildCache" in answer:
+        records = answer["BuildCache"]
+        total = sum(record.get("Size", 0) for record in records)
+        kept = sum(record.get("Size", 0) for record in records if record.get("InUse"))
+        count = sum(bool(record.get("InUse")) for record in records)
+        made["BuildCacheUsage"] = _usage(records, count, total, total - kept)
     if verbose:
-        return answer
-    brief = {
-        key: {name: value for name, value in usage.items() if name != "Items"}
-        for key, usage in answer.items()
-        if isinstance(usage, dict)
+        return made
+    for usage in made.values():
+        usage.pop("Items", None)
+    return answer | made
+
+
+def _usage(items: Rows, active: int, total: int, reclaimable: int) -> Json:
+    """One type's figures; zeros and empty lists are left out, as Docker does."""
+    figures = {
+        "ActiveCount": active,
+        "Items": items,
+        "Reclaimable": max(reclaimable, 0),
+        "TotalCount": len(items),
+        "TotalSize": total,
     }
-    return legacy | brief
+    return {key: value for key, value in figures.items() if value}
+
+
+def _old_usage(answer: Json, version: int) -> Json:
+    old = dict(answer)
+    if "Containers" in old:
+        old["Containers"] = [containers.old_row(row, version) for row in old["Containers"]]
+    if "Images" in old:
+        old["Images"] = [images.row(dict(image), version, counts=True) for image in old["Images"]]
+    if version < 42:
+        old["BuilderSize"] = 0
+    return old
