@@ -240,7 +240,9 @@ class TestMissing:
         self, latest: Api, is_gantry: bool, method: str, path: str, params: Params
     ) -> None:
         answer = latest.request(method, path, params)
-        check(answer, 404, "^(Cannot kill container: nope: )?No such container: nope$", is_gantry)
+        check(
+            answer, 404, "^([Cc]annot kill container: nope: )?No such container: nope$", is_gantry
+        )
 
     def test_exec(self, latest: Api, is_gantry: bool) -> None:
         for method, path in (
@@ -303,7 +305,13 @@ class TestParameters:
                 "invalid syntax|failed to parse",
             ),
             ("POST", "/images/busybox/tag", {"repo": "UP"}, (500, 400), "must be lowercase"),
-            ("GET", "/containers/alive/logs", {}, 400, "you must choose at least one stream"),
+            (
+                "GET",
+                "/containers/alive/logs",
+                {},
+                400,
+                "at least one( stream|.*stdout)",
+            ),
             ("GET", "/containers/alive/logs", {"stdout": 1, "since": "x"}, (500, 400), "x"),
             ("GET", "/containers/alive/top", {"ps_args": "-o args"}, (500, 500), "PID field"),
             ("GET", "/containers/alive/top", {"ps_args": "--nope"}, (500, 500), "ps"),

@@ -19,7 +19,16 @@ def status(cli: Cli, *words: str) -> dict[str, str]:
 
 
 def everything() -> int:
-    return (1 << (int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1)) - 1
+    """Return all capabilities that this machine gives anybody."""
+    found = re.search(r"^CapBnd:\s+(\w+)", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return int(found[1], 16)
+
+
+def whole_machine() -> bool:
+    """Return whether this machine has all capabilities that its kernel knows."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    return everything() == (1 << (last + 1)) - 1
 
 
 class TestCapabilities:
@@ -119,8 +128,8 @@ class TestPaths:
         assert "Read-only file system" in done.err
 
     def test_privileged(self, each_cli: Cli, is_gantry: bool) -> None:
-        if not is_gantry:
-            pytest.skip("runc 1.1 fails here on newer kernels: unable to apply caps")
+        if not is_gantry and not whole_machine():
+            pytest.skip("Debian's dockerd wants the capabilities that this machine lacks")
         got = status(each_cli, "--privileged")
         assert int(got["CapEff"], 16) == everything()
         assert got["Seccomp"] == "0"

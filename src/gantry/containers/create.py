@@ -105,7 +105,10 @@ class Creator:
         found: dict[str, MountRecord] = {}
         for spec in host.volumes_from or ():
             name, mode = mountspec.parse_volumes_from(spec)
-            other = core.table.get(name)
+            try:
+                other = core.table.get(name)
+            except NotFound as error:
+                raise InvalidParameter(str(error)) from error
             for mount in other.record.mounts:
                 if mount.kind in ("bind", "volume"):
                     writable = mount.writable and "ro" not in mode.split(",")
@@ -165,7 +168,18 @@ class Creator:
                     changes[field] = f"container:{found.id}"
         if host.network_mode.startswith("container:"):
             _check_shared_network(host)
+        elif host.network_mode in ("", "default", "bridge"):
+            self._check_links(host)
         return replace(host, **changes) if changes else host
+
+    def _check_links(self, host: HostConfig) -> None:
+        for link in host.links or ():
+            name = link.partition(":")[0]
+            try:
+                self._core.table.get(name)
+            except NotFound as error:
+                # A 404 here would make clients say that the image is missing.
+                raise InvalidParameter(f"could not get container for {name}: {error}") from error
 
 
 def _check_shared_network(host: HostConfig) -> None:

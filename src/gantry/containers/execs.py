@@ -19,13 +19,22 @@ from gantry.containers.spec import capabilities
 from gantry.containers.spec.build import Bind, Start, environment, process
 from gantry.containers.tasks import Process, Stream, Task
 from gantry.model.container import ExecCreate
-from gantry.model.errors import Conflict, InvalidParameter, NotFound, StartFailed, Unavailable
+from gantry.model.errors import (
+    Conflict,
+    InvalidParameter,
+    NotFound,
+    StartFailed,
+    System,
+    Unavailable,
+)
 from gantry.model.task import ExecSpec, StdioSpec
 
 Json = dict[str, Any]
 
 _CODE_PATIENCE = 2.0
 
+_READY = 10.0
+"""Seconds that a resize waits for the process to be there, as moby does."""
 _KEEP = 300.0
 """Seconds that an ended exec can still be inspected (moby cleans every five minutes)."""
 
@@ -43,6 +52,8 @@ class Exec:
     exit_code: int | None = None
     pid: int = 0
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is there, or when it failed to start."""
 
     @property
     def argv(self) -> list[str]:
@@ -134,6 +145,7 @@ class Execs:
             self._end(one, 126)
             raise
         one.running, one.pid = True, one.process.pid
+        one.ready.set()
         self._core.owner.spawn(self._watch(one, one.process), f"exec {one.id[:12]}")
         if stream is None:
             return None
@@ -146,6 +158,12 @@ class Execs:
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         one = self._get(exec_id)
+        # A client resizes as soon as it has its connection, which is before the process is there.
+        try:
+            async with asyncio.timeout(_READY):
+                await one.ready.wait()
+        except TimeoutError:
+            raise System("timeout waiting for exec session ready") from None
         if one.process is None:
             raise InvalidParameter("exec process is not started")
         await one.process.resize(rows, columns)
@@ -247,6 +265,7 @@ class Execs:
         one.exit_code, one.running = code, False
         one.container.live.execs.pop(one.id, None)
         one.done.set()
+        one.ready.set()
         self._core.event(one.container, "exec_die", {"execID": one.id, "exitCode": str(code)})
         asyncio.get_running_loop().call_later(_KEEP, self._all.pop, one.id, None)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gantry.containers.core import Core
-from gantry.model.errors import Conflict, InvalidParameter, System
+from gantry.model.errors import Conflict, System
 
 Json = dict[str, Any]
 
@@ -79,7 +79,7 @@ def parse(output: str, pids: set[int]) -> Json:
     lines = output.split("\n")
     titles = lines[0].split()
     if "PID" not in titles:
-        raise InvalidParameter("Couldn't find PID field in ps output")
+        raise System("Couldn't find PID field in ps output")
     index = titles.index("PID")
     rows: list[list[str]] = []
     inside = False

@@ -17,6 +17,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from gantry.content.store import ContentStore
 from gantry.images import messages, remote
 from gantry.images.bridge import off_loop
@@ -148,7 +150,7 @@ class Images:
     async def disk_usage(self) -> Json:
         """{"LayersSize": bytes, "Images": summaries with shared sizes}."""
         rows = self._shower.rows({}, everything=True, shared_size=True)
-        return {"LayersSize": self._shower.layers_size(), "Images": rows}
+        return {"LayersSize": self._shower.layers_size(), "Images": msgspec.to_builtins(rows)}
 
     # ---- changing
 

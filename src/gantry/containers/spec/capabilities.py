@@ -45,7 +45,7 @@ def normalise(names: Sequence[str] | None, field: str) -> list[str]:
         if upper != "ALL" and not upper.startswith("CAP_"):
             upper = "CAP_" + upper
         if upper != "ALL" and upper not in kernel.NAMES:
-            raise InvalidParameter(f'invalid {field}: unknown capability: "{name}"')
+            raise InvalidParameter(f'invalid {field}: unknown capability: "{upper}"')
         result.append(upper)
     return result
 
