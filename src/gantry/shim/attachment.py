@@ -15,11 +15,11 @@ goes on.
 from __future__ import annotations
 
 import os
-import socket
 import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from socket import socket
 
 from gantry.shim.loop import GONE, READ, WRITE, Loop
 
@@ -37,6 +37,7 @@ class Attachment:
     def __init__(
         self,
         loop: Loop,
+        sock: socket,
         wants: tuple[bool, bool, bool],
         *,
         raw: bool,
@@ -59,13 +60,9 @@ class Attachment:
         self._input_paused = False
         self._closed = False
         self.progress = time.monotonic()
-        self._sock, self._peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.setblocking(False)
+        self._sock = sock
+        sock.setblocking(False)
         loop.watch(self._sock.fileno(), READ, self._ready)
-
-    def detach_peer(self) -> int:
-        """The daemon's end; the caller owns it."""
-        return self._peer.detach()
 
     @property
     def backlog(self) -> int:
@@ -122,7 +119,6 @@ class Attachment:
         self._closed = True
         self._loop.unwatch(self._sock.fileno())
         self._sock.close()
-        self._peer.close()
         self._waiting.clear()
         self._size = self._spilled = self._unspilled = 0
         if self._spill >= 0:

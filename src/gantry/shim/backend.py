@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gantry.model.errors import StartFailed
 from gantry.model.task import ExecSpec, TaskSpec
-from gantry.shim.stdio import ChildFds
+from gantry.shim.pipes import ChildFds
 
 
 @dataclass(frozen=True, slots=True)

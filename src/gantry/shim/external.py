@@ -26,7 +26,7 @@ from gantry.shim.backend import (
     has_own_pids,
     read_if_there,
 )
-from gantry.shim.stdio import ChildFds
+from gantry.shim.pipes import ChildFds
 
 
 class ExternalContainer:

@@ -18,8 +18,8 @@ from gantry.runtime.container import Container, Stdio
 from gantry.runtime.errors import RuntimeFailure
 from gantry.shim.backend import Prepared, RuntimeFailed, Started, has_own_pids
 from gantry.shim.folder import remove_tree
+from gantry.shim.pipes import ChildFds
 from gantry.shim.stats import runc_stats
-from gantry.shim.stdio import ChildFds
 
 CLEAN_SECONDS = 5.0
 

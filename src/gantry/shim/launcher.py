@@ -3,8 +3,8 @@
 Started by the daemon from a sealed copy of the interpreter in memory, with one socket.
 Everything that a shim needs is imported before the first fork and then frozen, so that
 a shim costs a fork (its pages stay shared) and loads nothing later. No threads, no
-loop, no state: for each message "shim" with the shim's end of a control socket it forks,
-and the shim reads the rest from that socket. It ends when the daemon closes its socket;
+loop, no state: for each SHIM byte with the shim's end of a control socket it forks, and
+the shim reads the rest from that socket. It ends when the daemon closes its socket;
 shims are then adopted by init and go on.
 
 One fork a shim, not two: the launcher reaps shims when they end, so there is no need for
@@ -17,65 +17,59 @@ handlers), and shims keep to code that is plain: no enum operators, few modules.
 
 from __future__ import annotations
 
+import _socket
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from typing import NoReturn
 
-from gantry.ipc.channel import Channel, peer_credentials
-from gantry.ipc.frames import Message, ProtocolError
+from gantry.ipc.launcher import MODULES, READY, SHIM
 from gantry.kernel import syscalls
-from gantry.shim.backend import Backend
-from gantry.shim.external import ExternalContainer
+from gantry.shim import handover, idle
 from gantry.shim.folder import Folder
-from gantry.shim.inprocess import InProcessContainer
+from gantry.shim.rehearsal import rehearse
 from gantry.shim.service import Shim
 
-GANTRY = "gantry"
+_SPACE = 24  # CMSG_SPACE(one fd)
+_CMSG_CLOEXEC = 0x40000000
 
 _is_shim = False
 
 
 def main(fd: int) -> None:
     """Serve the daemon at the other end of socket `fd` until it goes away."""
-    channel = Channel(socket.socket(fileno=fd))
+    sock = _socket.socket(fileno=fd)
     _settle("gantry-launch")
-    if peer_credentials(channel.sock)[1] not in (0, os.geteuid()):
-        return
+    rehearse()
     gc.collect()
     gc.freeze()
-    channel.send({"event": "ready", "pid": os.getpid()})
+    os.write(fd, READY)
     while True:
-        try:
-            message = channel.receive()
-        except (OSError, ProtocolError):
-            return
-        if message is None:
-            return
-        if message.head.get("op") == "modules":
-            channel.send({"id": message.head.get("id"), "modules": sorted(sys.modules)})
-            message.close()
-        elif _fork_shim(channel, message):
+        # One byte a time: each SHIM comes with one fd, and the kernel keeps them together.
+        data, ancillary, _, _ = sock.recvmsg(1, _SPACE, _CMSG_CLOEXEC)
+        if data == SHIM and ancillary:
+            control = int.from_bytes(ancillary[0][2], sys.byteorder)
+            if os.fork() == 0:
+                _be_shim(fd, control)
+            os.close(control)
+        elif data == MODULES:
+            os.write(fd, " ".join(sys.modules).encode() + b"\n")
+        else:
             return
 
 
-def _fork_shim(channel: Channel, message: Message) -> bool:
-    """Fork; true in the shim, after its end."""
+def _be_shim(daemon: int, control: int) -> NoReturn:
     global _is_shim
-    pid = os.fork()
-    if pid:
-        message.close()
-        return False
     code = 1
     try:
         _is_shim = True
-        channel.sock.close()
+        os.close(daemon)
         os.setsid()
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         set_name("gantry-shim")
-        run_shim(message.fds[0])
+        run_shim(control)
         code = 0
     finally:
         # Never back into the launcher's frames, no flush of inherited buffers.
@@ -84,31 +78,22 @@ def _fork_shim(channel: Channel, message: Message) -> bool:
 
 def run_shim(fd: int) -> None:
     """Be the shim whose control socket is `fd`; its last words go to the task's folder."""
-    shim = Shim(socket.socket(fileno=fd), make_backend)
+    woken = idle.wait(fd)
+    if woken is None:
+        return
+    made = handover.unpack(*woken)
     try:
-        shim.serve()
+        Shim(socket.socket(fileno=fd), made).serve()
     except BaseException:
-        _last_words(shim.folder)
+        _last_words(Folder(made.folder))
         raise
-
-
-def make_backend(
-    runtime: str, args: Sequence[str], container_id: str, bundle: str, systemd_cgroup: bool
-) -> Backend:
-    """The runtime of that name: our own, or a binary's path."""
-    if runtime == GANTRY:
-        return InProcessContainer(
-            container_id=container_id, bundle=bundle, systemd_cgroup=systemd_cgroup
-        )
-    return ExternalContainer(
-        runtime, args, container_id=container_id, bundle=bundle, systemd_cgroup=systemd_cgroup
-    )
 
 
 def set_name(name: str) -> None:
     """The name that ps and top show (at most 15 bytes)."""
-    with open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, name.encode())
+    os.close(fd)
 
 
 def _settle(name: str) -> None:

@@ -33,9 +33,9 @@ class Loop:
         self._on_child = on_child
         self._stopped = False
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._wakeup = reader
+        self._wakeup, self._writer = reader, writer
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self.watch(reader, READ, self._children)
+        self.watch(reader, READ, self._woken)
 
     def watch(self, fd: int, mask: int, ready: Ready) -> None:
         """Call `ready(events)` while `fd` is ready."""
@@ -68,14 +68,25 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopped:
-            for fd, events in self._epoll.poll(self._patience()):
-                ready = self._ready.get(fd)
-                if ready is not None:
-                    ready(events)
-                if self._stopped:
-                    return
-            if self._timers:
-                self._expire()
+            self.turn(self._patience())
+
+    def turn(self, patience: float) -> None:
+        """Wait that long for what is ready, and serve it once."""
+        for fd, events in self._epoll.poll(patience):
+            ready = self._ready.get(fd)
+            if ready is not None:
+                ready(events)
+            if self._stopped:
+                return
+        if self._timers:
+            self._expire()
+
+    def close(self) -> None:
+        """Forget everything; fds that were watched are their owners' to close."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._wakeup)
+        os.close(self._writer)
+        self._epoll.close()
 
     def _patience(self) -> float:
         if not self._timers:
@@ -90,11 +101,15 @@ class Loop:
                 del self._timers[number]
                 call()
 
-    def _children(self, _events: int) -> None:
+    def _woken(self, _events: int) -> None:
         try:
             os.read(self._wakeup, 512)
         except BlockingIOError:
             pass
+        self.children()
+
+    def children(self) -> None:
+        """Report the children that have ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -1,9 +1,11 @@
 """The shim: one container's parent, for as long as there is anything of it.
 
-A process with one thread. It starts the container that its first message describes,
-reads its output, answers the daemon (the one that started it, by a socket it was born
-with, and any later one, by shim.sock), reports every exit once, after the output is in
-the log, and goes away when the daemon has said delete. A daemon that dies is not noticed.
+A process with one thread. It reads its container's output and writes the log, answers
+the daemon (the one that started it, by a socket it was born with, and any later one, by
+shim.sock), reports every exit once, after the output is in the log, and goes away when
+the daemon has said delete. A daemon that dies is not noticed.
+
+How it came to have a container: `gantry.shim.idle` and `gantry.shim.starter`.
 """
 
 from __future__ import annotations
@@ -19,27 +21,18 @@ from gantry.ipc import wire
 from gantry.ipc.channel import Channel, peer_credentials
 from gantry.ipc.frames import Message, ProtocolError, close_all
 from gantry.model.errors import Conflict, GantryError, NotFound, System
-from gantry.model.task import ExecSpec, ExitStatus, TaskSpec, TaskState
-from gantry.shim import worker
-from gantry.shim.backend import (
-    Backend,
-    RuntimeFailed,
-    Started,
-    count_oom_kills,
-    create_failed,
-    exec_failed,
-    oom_kills_of,
-)
+from gantry.model.task import ExecSpec, ExitStatus, TaskState
+from gantry.shim import pipes, worker
+from gantry.shim.backend import RuntimeFailed, count_oom_kills, exec_failed
 from gantry.shim.folder import Folder
+from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
 from gantry.shim.loop import READ, WRITE, Loop
-from gantry.shim.stdio import ChildFds, ProcessIO
+from gantry.shim.runtimes import make_backend
+from gantry.shim.stdio import ProcessIO
 
 DRAIN_SECONDS = 2.0
 """How long outputs that others still hold open are read after the process's end (moby's)."""
-
-MakeBackend = Callable[[str, Sequence[str], str, str, bool], Backend]
-"""runtime, runtime_args, container_id, bundle, systemd_cgroup → a backend."""
 
 
 @dataclass(slots=True)
@@ -54,21 +47,40 @@ class Running:
 
 
 class Shim:
-    """One container. `serve` returns when it is over."""
+    """One container, from its first event on. `serve` returns when it is over."""
 
-    def __init__(self, control: socket.socket, make_backend: MakeBackend) -> None:
-        self._loop = Loop(self._child)
-        self._control = Channel(control)
-        self._make_backend = make_backend
+    def __init__(self, control: socket.socket, made: Handover) -> None:
+        self.spec = spec = made.spec
+        self.folder = Folder(made.folder)
+        self._loop = Loop(self.child_ended)
+        self._backend = make_backend(
+            spec.runtime, spec.runtime_args, spec.container_id, made.folder, spec.systemd_cgroup
+        )
+        self._started_at = made.started_at
+        self._own_pids = made.own_pids
+        self._oom_files = made.oom_files
         self._peers: dict[int, Channel] = {}
-        self._processes: dict[int, Running] = {}
         self._execs: dict[str, Running] = {}
         self._unseen: dict[str, ExitStatus] = {}
         self._helpers: dict[int, Callable[[], None]] = {}
         self._paused = False
         self._deleted = False
-        self._listener: socket.socket | None = None
-        self._ops: dict[str, Callable[[Message], tuple[wire.Head, bytes, list[int]]]] = {
+        io = ProcessIO(
+            self._loop,
+            spec.stdio,
+            made.stdio,
+            open_log(spec.log, self._fork),
+            spill_folder=os.path.dirname(spec.log.path) or made.folder,
+            on_end=self._output_ended,
+        )
+        for fd, wants in made.attachments:
+            io.attach(socket.socket(fileno=fd), wants)
+        self._init = Running("", made.pid, io)
+        self._processes = {made.pid: self._init}
+        self._listener: socket.socket | None = socket.socket(fileno=made.listener)
+        self._loop.watch(made.listener, READ, self._accept)
+        self._add_peer(Channel(control))
+        self._ops: dict[str, Callable[[Message], worker.Result]] = {
             "attach": self._attach,
             "delete": self._delete,
             "exec": self._exec,
@@ -84,125 +96,22 @@ class Shim:
         }
 
     def serve(self) -> None:
-        """Read the first message, do what it says, serve until the end."""
-        message = self._control.receive()
-        if message is None:
-            return  # the daemon died before it had said what to run
-        self.folder = Folder(message.text("bundle"))
-        try:
-            if message.text("op") == "clean":
-                self._answer_and_leave(message, {"last_words": self._clean()})
-                return
-            self._start(message)
-        except (GantryError, OSError, ProtocolError, RuntimeFailed) as error:
-            self._answer_and_leave(message, {"error": wire.error_to_wire(error)})
-            return
+        """Until the container is deleted and every client has what it is owed."""
+        self._loop.children()  # who ended before the loop was there to hear of it
         self._loop.run()
 
-    def _clean(self) -> str:
-        """In place of a dead shim: end its container, remove its traces, give its last words."""
-        words = self.folder.last_words()
-        state = self.folder.read_state()
-        args = state.get("runtime_args")
-        backend = self._make_backend(
-            str(state.get("runtime", "")),
-            [str(word) for word in args] if isinstance(args, list) else [],
-            str(state.get("container", os.path.basename(self.folder.path))),
-            self.folder.path,
-            bool(state.get("systemd_cgroup")),
-        )
-        if state:
-            pid = state.get("worker")
-            if isinstance(pid, int):
-                worker.wait_gone(pid)
-            prepared = state.get("prepared")
-            backend.clean(prepared if isinstance(prepared, dict) else {})
-        self.folder.remove()
-        return words
+    def turn(self) -> None:
+        """Serve what is ready now (for rehearsals)."""
+        self._loop.turn(0)
 
-    # -- starting ---------------------------------------------------------------------
-
-    def _start(self, message: Message) -> None:
-        """Run the container and answer. Order: what finds and undoes it exists before it."""
-        spec = wire.task_from_wire(message)
-        self.spec = spec
-        attachments = wire.attachments_from_wire(message.head.get("attachments", []))
-        netns = message.fds[0] if message.fds else None
-        folder = self.folder
-        folder.create()
-        fds: list[int] = []
-        try:
-            listener = folder.listen()
-            self._backend = self._make_backend(
-                spec.runtime,
-                spec.runtime_args,
-                spec.container_id,
-                folder.path,
-                spec.systemd_cgroup,
-            )
-            state: wire.Head = {
-                "v": wire.VERSION,
-                "container": spec.container_id,
-                "shim": os.getpid(),
-                "runtime": spec.runtime,
-                "runtime_args": list(spec.runtime_args),
-                "systemd_cgroup": spec.systemd_cgroup,
-            }
-            log = open_log(spec.log, self._fork)
-            spill = os.path.dirname(spec.log.path) or folder.path
-            io = ProcessIO(
-                self._loop, spec.stdio, log, spill_folder=spill, on_end=self._output_ended
-            )
-            try:
-                ends = io.child_fds()
-                fds.extend(io.attach(wants) for wants in attachments)
-                try:
-                    started = self._launch(spec, netns, ends, state)
-                finally:
-                    ends.close()
-                    close_all(message.fds)
-            except BaseException:
-                io.abandon()
-                raise
-        except BaseException:
-            close_all(fds)
-            folder.remove()
-            raise
-        self._started_at = time.time()
-        pid = started.number("pid")
-        self._init = Running("", pid, io)
-        self._processes[pid] = self._init
-        self._oom_files = started.text("oom_files").split()
-        self._own_pids = started.flag("own_pids")
-        self._listener = listener
-        io.started(started.fds[0] if started.fds else None)
-        self._add_peer(self._control)
-        head = {"pid": pid, "started_at": self._started_at}
-        self._send(self._control, {"id": message.head.get("id"), **head}, fds=fds)
-        self._loop.watch(listener.fileno(), READ, self._accept)
-
-    def _launch(
-        self, spec: TaskSpec, netns: int | None, ends: ChildFds, state: wire.Head
-    ) -> Message:
-        """Make the container, in a worker: its pid, its terminal, where its OOM kills are counted.
-
-        Order: what a cleaner has to know is written before anything is made.
-        """
-
-        def work() -> worker.Result:
-            try:
-                prepared = self._backend.prepare(spec)
-                self.folder.write_state({**state, "worker": os.getpid(), "prepared": prepared})
-                started = self._backend.start(spec, netns, ends)
-            except RuntimeFailed as error:
-                raise create_failed(error) from None
-            oom = " ".join(oom_kills_of(started.pid))
-            own = bool(prepared.get("own_pids"))
-            head: wire.Head = {"pid": started.pid, "oom_files": oom, "own_pids": own}
-            return head, b"", _console(started)
-
-        keep = [fd for fd in (ends.stdin, ends.stdout, ends.stderr) if fd >= 0]
-        return self._work(work, [*keep, *([] if netns is None else [netns])])
+    def close(self) -> None:
+        """Let go of everything (for rehearsals): a shim that is over just exits."""
+        for peer in list(self._peers.values()):
+            self._drop_peer(peer)
+        self._init.io.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._loop.close()
 
     def _work(self, work: Callable[[], worker.Result], keep: Sequence[int] = ()) -> Message:
         pid, message = worker.run(work, keep)
@@ -217,12 +126,6 @@ class Shim:
             return {}, b"", ()
 
         self._work(work)
-
-    def _answer_and_leave(self, message: Message, head: wire.Head) -> None:
-        try:
-            self._control.send({"id": message.head.get("id"), **head})
-        except OSError:
-            pass
 
     # -- peers ------------------------------------------------------------------------
 
@@ -285,10 +188,10 @@ class Shim:
         self._leave_when_done()
 
     def _send(
-        self, peer: Channel, head: wire.Head, body: bytes = b"", fds: list[int] | None = None
+        self, peer: Channel, head: wire.Head, body: bytes = b"", fds: Sequence[int] = ()
     ) -> None:
         try:
-            peer.queue(head, body, fds or [])
+            peer.queue(head, body, fds)
         except OSError:
             return  # its end of file comes next
         if peer.pending:
@@ -308,7 +211,8 @@ class Shim:
                 os._exit(code)
         self._helpers[pid] = then
 
-    def _child(self, pid: int, status: int) -> None:
+    def child_ended(self, pid: int, status: int) -> None:
+        """A child was waited for: init, an exec, a worker, or an orphan of the container."""
         helper = self._helpers.pop(pid, None)
         if helper is not None:
             helper()
@@ -373,54 +277,57 @@ class Shim:
             raise NotFound("process already finished")
         return process
 
-    def _attach(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _attach(self, message: Message) -> worker.Result:
         wants = wire.attachments_from_wire([message.head.get("wants")])[0]
-        return {}, b"", [self._init.io.attach(wants)]
+        ours, theirs = socket.socketpair()
+        self._init.io.attach(ours, wants)
+        return {}, b"", [theirs.detach()]
 
-    def _exec(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _exec(self, message: Message) -> worker.Result:
         spec = wire.exec_from_wire(message)
+        wanted = wire.attachments_from_wire(message.head.get("attachments", []))
         if self._init.exit is not None:
             raise Conflict(f"container {self.spec.container_id} is not running")
         if spec.exec_id in self._execs:
             raise Conflict(f"exec {spec.exec_id} is already running")
-        io = ProcessIO(
-            self._loop,
-            spec.stdio,
-            NoLog(),
-            spill_folder=self.folder.path,
-            on_end=self._output_ended,
-        )
-        fds: list[int] = []
+        child, ours = pipes.make(spec.stdio)
         try:
-            ends = io.child_fds()
-            try:
-                wants = wire.attachments_from_wire(message.head.get("attachments", []))
-                fds.extend(io.attach(entry) for entry in wants)
-                started = self._launch_exec(spec, ends)
-            finally:
-                ends.close()
+            started = self._launch(spec, child)
         except BaseException:
-            close_all(fds)
-            io.abandon()
+            close_all(ours.fds())
             raise
+        finally:
+            close_all(child.fds())
+        if started.fds:
+            ours.console = started.fds[0]
         pid = started.number("pid")
-        process = Running(spec.exec_id, pid, io)
-        self._processes[pid] = self._execs[spec.exec_id] = process
-        io.started(started.fds[0] if started.fds else None)
-        return {"pid": pid}, b"", fds
+        folder = self.folder.path
+        io = ProcessIO(
+            self._loop, spec.stdio, ours, NoLog(), spill_folder=folder, on_end=self._output_ended
+        )
+        self._processes[pid] = self._execs[spec.exec_id] = Running(spec.exec_id, pid, io)
+        # Nothing was read yet: who is attached now has missed nothing.
+        peers = []
+        for wants in wanted:
+            mine, theirs = socket.socketpair()
+            io.attach(mine, wants)
+            peers.append(theirs.detach())
+        return {"pid": pid}, b"", peers
 
-    def _launch_exec(self, spec: ExecSpec, ends: ChildFds) -> Message:
+    def _launch(self, spec: ExecSpec, ends: pipes.ChildFds) -> Message:
         def work() -> worker.Result:
             try:
                 started = self._backend.exec(spec, ends)
             except RuntimeFailed as error:
                 raise exec_failed(error) from None
-            return {"pid": started.pid}, b"", _console(started)
+            if started.console is None:
+                return {"pid": started.pid}, b"", ()
+            os.set_blocking(started.console, False)
+            return {"pid": started.pid}, b"", [started.console]
 
-        keep = [fd for fd in (ends.stdin, ends.stdout, ends.stderr) if fd >= 0]
-        return self._work(work, keep)
+        return self._work(work, ends.fds())
 
-    def _kill(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _kill(self, message: Message) -> worker.Result:
         number = message.number("signal")
         process = self._process(message)
         if message.flag("all"):
@@ -431,38 +338,38 @@ class Shim:
             self._resume(message)  # a frozen process dies when it is thawed
         return {}, b"", []
 
-    def _resize(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _resize(self, message: Message) -> worker.Result:
         self._process(message).io.resize(message.number("rows"), message.number("columns"))
         return {}, b"", []
 
-    def _pause(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _pause(self, _message: Message) -> worker.Result:
         self._do(self._backend.pause)
         self._paused = True
         return {}, b"", []
 
-    def _resume(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _resume(self, _message: Message) -> worker.Result:
         self._do(self._backend.resume)
         self._paused = False
         return {}, b"", []
 
-    def _update(self, message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _update(self, message: Message) -> worker.Result:
         self._do(lambda: self._backend.update(message.body))
         return {}, b"", []
 
-    def _pids(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _pids(self, _message: Message) -> worker.Result:
         def work() -> worker.Result:
             return {"pids": list(self._backend.pids())}, b"", ()
 
         return {"pids": self._work(work).head.get("pids")}, b"", []
 
-    def _stats(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _stats(self, _message: Message) -> worker.Result:
         return {}, self._work(lambda: ({}, self._backend.stats(), ())).body, []
 
-    def _flush(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _flush(self, _message: Message) -> worker.Result:
         self._init.io.drain()
         return {}, b"", []
 
-    def _state(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _state(self, _message: Message) -> worker.Result:
         status = "paused" if self._paused else "running"
         exited = self._init.exit if self._init.published else None
         state = TaskState(
@@ -476,7 +383,7 @@ class Shim:
         self._unseen.clear()
         return wire.state_to_wire(state), b"", []
 
-    def _delete(self, _message: Message) -> tuple[wire.Head, bytes, list[int]]:
+    def _delete(self, _message: Message) -> worker.Result:
         if self._init.exit is None:
             raise Conflict(f"container {self.spec.container_id} is running")
         self._backend.delete()
@@ -497,10 +404,6 @@ class Shim:
             self._loop.stop()
         else:
             self._loop.later(0.5, self._leave_when_done)
-
-
-def _console(started: Started) -> list[int]:
-    return [] if started.console is None else [started.console]
 
 
 def _nothing() -> None:

@@ -7,35 +7,20 @@ import os
 import struct
 import termios
 from collections.abc import Callable
-from dataclasses import dataclass
+from socket import socket
 
-from gantry.ipc.frames import close_all
 from gantry.model.task import StdioSpec
 from gantry.shim.attachment import Attachment
 from gantry.shim.logfile import Log
 from gantry.shim.loop import READ, Loop, would_block
+from gantry.shim.pipes import OurFds
 from gantry.shim.stdin import Stdin
 
 READ_SIZE = 1 << 16
-_PIPE_SIZE = 1 << 18
-_SETPIPE = 1031  # fcntl.F_SETPIPE_SZ; not in Python 3.11's module on every build
-
-
-@dataclass(frozen=True, slots=True)
-class ChildFds:
-    """The process's ends: all three -1 for a terminal, which the runtime makes."""
-
-    stdin: int = -1
-    stdout: int = -1
-    stderr: int = -1
-
-    def close(self) -> None:
-        close_all(fd for fd in (self.stdin, self.stdout, self.stderr) if fd >= 0)
 
 
 class ProcessIO:
-    """Life cycle: __init__, child_fds → the process is started with them, `started`
-    (console fd for a terminal), … `drained` when all output was read, or `finish`.
+    """The streams of a process that runs. Takes over `fds`, reads until their end.
 
     on_end is called once, when every output has ended and is in the log.
     """
@@ -44,6 +29,7 @@ class ProcessIO:
         self,
         loop: Loop,
         spec: StdioSpec,
+        fds: OurFds,
         log: Log,
         *,
         spill_folder: str,
@@ -54,13 +40,21 @@ class ProcessIO:
         self._log = log
         self._spill_folder = spill_folder
         self._on_end = on_end
-        self._outputs: dict[int, int] = {}  # fd → stream
         self._stdin = Stdin(loop, self._stdin_room)
-        self._console = -1
+        self._console = fds.console
         self._attachments: list[Attachment] = []
         self._held = False
         self._over = False
         self.activity = 0
+        if fds.console >= 0:
+            self._outputs = {fds.console: 1}  # fd → stream
+            self._stdin.open(fcntl.fcntl(fds.console, fcntl.F_DUPFD_CLOEXEC, 0))
+        else:
+            self._outputs = {fds.stdout: 1, fds.stderr: 2}
+            if fds.stdin >= 0:
+                self._stdin.open(fds.stdin)
+        for fd in self._outputs:
+            loop.watch(fd, READ, self._reader(fd))
 
     @property
     def idle(self) -> bool:
@@ -72,42 +66,12 @@ class ProcessIO:
         """Whether all output was read."""
         return self._over
 
-    def child_fds(self) -> ChildFds:
-        """Make the pipes; the caller owns the process's ends and closes them."""
-        if self._spec.terminal:
-            return ChildFds()
-        if self._spec.open_stdin:
-            stdin, ours = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(ours, False)
-            self._stdin.open(ours)
-        else:
-            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        ends = []
-        for stream in (1, 2):
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(reader, False)
-            self._outputs[reader] = stream
-            ends.append(writer)
-        self._enlarge(ends[0])
-        return ChildFds(stdin, *ends)
-
-    def started(self, console: int | None) -> None:
-        """The process runs: begin to read. Takes over `console`."""
-        if console is not None:
-            os.set_blocking(console, False)
-            self._outputs[console] = 1
-            self._console = console
-            self._stdin.open(fcntl.fcntl(console, fcntl.F_DUPFD_CLOEXEC, 0))
-            if self._spec.rows and self._spec.columns:
-                self.resize(self._spec.rows, self._spec.columns)
-        for fd in self._outputs:
-            self._loop.watch(fd, READ, self._reader(fd))
-
-    def attach(self, wants: tuple[bool, bool, bool]) -> int:
-        """A further client; gives the daemon's end of its socket, which the caller owns."""
+    def attach(self, sock: socket, wants: tuple[bool, bool, bool]) -> None:
+        """A further client, at the other end of `sock`, which is taken over."""
         stdin = wants[0] and (self._spec.open_stdin or self._spec.terminal)
         attachment = Attachment(
             self._loop,
+            sock,
             (stdin, wants[1], wants[2]),
             raw=self._spec.terminal,
             on_input=self._input,
@@ -116,10 +80,8 @@ class ProcessIO:
             spill_folder=self._spill_folder,
         )
         self._attachments.append(attachment)
-        peer = attachment.detach_peer()
         if self._over:
             attachment.end()
-        return peer
 
     def resize(self, rows: int, columns: int) -> None:
         """A new terminal size (ioctl TIOCSWINSZ); nothing without a terminal."""
@@ -146,21 +108,11 @@ class ProcessIO:
             attachment.end()
         self._on_end()
 
-    def abandon(self) -> None:
-        """The process never started: close everything."""
-        self._over = True
-        close_all(self._outputs)
-        self._outputs.clear()
-        self._stdin.close()
+    def close(self) -> None:
+        """Drop everything at once."""
+        self.finish()
         for attachment in list(self._attachments):
             attachment.close()
-        self._log.finish()
-
-    def _enlarge(self, pipe: int) -> None:
-        try:
-            fcntl.fcntl(pipe, _SETPIPE, _PIPE_SIZE)
-        except OSError:
-            pass  # the user's limit (pipe-user-pages-soft); 64 KiB is fine too
 
     def _reader(self, fd: int) -> Callable[[int], None]:
         def ready(_events: int) -> None:

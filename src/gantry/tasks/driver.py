@@ -20,85 +20,15 @@ from gantry.ipc import wire
 from gantry.ipc.aio import Disconnected, Requester
 from gantry.ipc.frames import Message, close_all
 from gantry.ipc.owner import TaskOwner
-from gantry.model.errors import GantryError, StartFailed, System
+from gantry.model.errors import GantryError, StartFailed
 from gantry.model.task import ExitStatus, TaskSpec
-from gantry.tasks.launch import Interpreter, Launched
+from gantry.tasks.launcher import Launcher
 from gantry.tasks.stream import SocketStream
 from gantry.tasks.task import KILLED, ShimTask, parse_exit
 
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-
-
-class Launcher:
-    """The launcher process: started when it is needed, started again when it died."""
-
-    def __init__(self, python: str | None) -> None:
-        self._python = python
-        self._interpreter: Interpreter | None = None
-        self._launched: Launched | None = None
-        self._requester: Requester | None = None
-        self._starting = asyncio.Lock()
-        self.generation = 0
-
-    async def warm(self) -> Requester:
-        """The connection to a launcher that is ready. System: none can be started."""
-        async with self._starting:
-            if self._requester is not None and not self._requester.closed:
-                return self._requester
-            self._launched = await asyncio.to_thread(self._launch)
-            self.generation += 1
-            self._requester = Requester(
-                self._launched.socket, on_event=Message.close, on_close=self._ended
-            )
-            return self._requester
-
-    async def fork(self) -> socket.socket:
-        """Our end of a new shim's control socket."""
-        for _ in range(2):
-            requester = await self.warm()
-            ours, theirs = socket.socketpair()
-            try:
-                requester.post({"op": "shim"}, fds=(theirs.detach(),))
-                return ours
-            except Disconnected:
-                ours.close()  # it had died without our noticing
-        raise System("the launcher does not stay alive")
-
-    async def modules(self) -> Sequence[str]:
-        """What the launcher has imported."""
-        reply = await (await self.warm()).request("modules")
-        modules = reply.head.get("modules")
-        return [str(name) for name in modules] if isinstance(modules, list) else []
-
-    @property
-    def alive(self) -> bool:
-        """Whether a launcher runs, as far as is known."""
-        return self._requester is not None and not self._requester.closed
-
-    @property
-    def pid(self) -> int:
-        """The launcher's pid, 0 when none runs."""
-        return 0 if self._launched is None else self._launched.process.pid
-
-    def close(self) -> None:
-        """End it; shims go on."""
-        if self._requester is not None:
-            self._requester.close()
-        if self._interpreter is not None:
-            self._interpreter.close()
-            self._interpreter = None
-
-    def _launch(self) -> Launched:
-        if self._interpreter is None:
-            self._interpreter = Interpreter(self._python)
-        return self._interpreter.launch()
-
-    def _ended(self) -> None:
-        if self._launched is not None:
-            self._launched.close()
-            self._launched = None
 
 
 class ShimTasks:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gantry
-from gantry.ipc.frames import Decoder, Message
+from gantry.ipc.launcher import READY
 from gantry.kernel.syscalls import sealed_memfd
 from gantry.model.errors import System
 
@@ -118,15 +118,8 @@ class Interpreter:
 
 
 def _ready(sock: socket.socket) -> bool:
-    """Whether the launcher said that it is warm."""
-    decoder = Decoder()
-    messages: list[Message] = []
+    """Whether the launcher says that it is warm."""
     try:
-        while not messages:
-            data = sock.recv(4096)
-            if not data:
-                return False
-            messages = decoder.feed(data)
+        return sock.recv(1) == READY
     except TimeoutError:
         return False
-    return messages[0].head.get("event") == "ready"

@@ -234,6 +234,9 @@ def test_a_shim_that_died_while_no_daemon_was_there(own: ShimWorld) -> None:
         killed, _ = await tasks.start(own.spec("sleep", "1000"), None)
         ended, _ = await tasks.start(own.spec("sh", "-c", "exit 4"), None)
         await ended.wait()
+        kept = own.exec_root / "tasks" / ended.container_id / "exit.json"
+        while not kept.exists():  # written right after it was reported
+            await asyncio.sleep(0.001)
         shims = [own.shim_of(killed.pid), read_shim(own, ended)]
         await tasks.aclose()
         for pid in shims:

@@ -1,0 +1,68 @@
+"""A shim's main line: have the container made, sleep, and only then be a program.
+
+Python writes to what it looks at: each object that is used costs a shim the page it is
+on. A shim that has built its loop and tables owns 1.5 MiB, one that has just been forked
+0.3. So the container is made by a child (`gantry.shim.starter`), whose result is taken
+as the bytes that came; this process then waits in one poll(2) for anything to happen to
+its container: output, a request, a client's input, init's end. Nothing read or decoded
+yet, nothing is lost. Most idle containers never wake their shim.
+
+Written to touch little: C functions and small integers.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from _socket import socket, socketpair
+from array import array
+
+from gantry.shim import starter
+
+_SPACE = 1040  # CMSG_SPACE(250 fds)
+_CMSG_CLOEXEC = 0x40000000
+_HEADER = 5 + 10  # handover.PREFIX, and a frame's
+
+
+def wait(control: int) -> tuple[bytes, list[int]] | None:
+    """The container's handover when there is something to do; None: it was not made."""
+    ours, theirs = socketpair()
+    child = os.fork()
+    if child == 0:
+        try:
+            ours.close()
+            starter.main(control, theirs.detach())
+        finally:
+            os._exit(0)
+    theirs.close()
+    data, fds = receive(ours)
+    ours.close()
+    os.waitpid(child, 0)  # from now on init is our child
+    if not data:
+        return None
+    init = os.pidfd_open(int.from_bytes(data[:4], "big"))
+    poll = select.poll()
+    for fd in fds[: data[4]]:
+        poll.register(fd, 1)
+    poll.register(control, 1)
+    poll.register(init, 1)
+    poll.poll()
+    os.close(init)
+    return data, list(fds)
+
+
+def receive(sock: socket) -> tuple[bytes, array[int]]:
+    """One handover, whole; b"" when the starter failed (and has told the daemon)."""
+    data, fds = b"", array("i")
+    wanted = _HEADER
+    while len(data) < wanted:
+        more, ancillary, _, _ = sock.recvmsg(65536, _SPACE, _CMSG_CLOEXEC)
+        if not more:
+            return b"", fds
+        for _, _, content in ancillary:
+            fds.frombytes(content)
+        data += more
+        if len(data) >= _HEADER:
+            head = int.from_bytes(data[5:9], "big")
+            wanted = _HEADER + head + int.from_bytes(data[9:13], "big")
+    return data, fds

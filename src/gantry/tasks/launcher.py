@@ -1,0 +1,131 @@
+"""The launcher process as the daemon has it: started when needed, again when it died."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+
+from gantry.ipc.channel import send_some
+from gantry.ipc.launcher import MODULES, SHIM
+from gantry.model.errors import System
+from gantry.tasks.launch import Interpreter, Launched
+
+
+class Launcher:
+    """python: the interpreter it runs on, None for ours. generation: launchers so far."""
+
+    def __init__(self, python: str | None) -> None:
+        self._python = python
+        self._interpreter: Interpreter | None = None
+        self._launched: Launched | None = None
+        self._starting = asyncio.Lock()
+        self._answer: asyncio.Future[bytes] | None = None
+        self.generation = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether a launcher runs, as far as is known."""
+        return self._launched is not None
+
+    @property
+    def pid(self) -> int:
+        """The launcher's pid, 0 when none runs."""
+        return 0 if self._launched is None else self._launched.process.pid
+
+    async def warm(self) -> socket.socket:
+        """The socket to a launcher that is ready. System: none can be started."""
+        if self._launched is not None:
+            return self._launched.socket
+        async with self._starting:
+            if self._launched is None:
+                self._launched = await asyncio.to_thread(self._launch)
+                self.generation += 1
+                loop = asyncio.get_running_loop()
+                loop.add_reader(self._launched.socket, self._readable, self._launched)
+            return self._launched.socket
+
+    async def fork(self) -> socket.socket:
+        """Our end of a new shim's control socket."""
+        for _ in range(3):
+            sock = await self.warm()
+            ours, theirs = socket.socketpair()
+            try:
+                await _send(sock, SHIM, [theirs.fileno()])
+                return ours
+            except OSError:
+                ours.close()  # it had died without our noticing
+                self._ended()
+            finally:
+                theirs.close()
+        raise System("the launcher does not stay alive")
+
+    async def modules(self) -> Sequence[str]:
+        """What the launcher has imported."""
+        sock = await self.warm()
+        self._answer = asyncio.get_running_loop().create_future()
+        await _send(sock, MODULES, [])
+        return (await self._answer).decode().split()
+
+    def close(self) -> None:
+        """End it; shims go on."""
+        self._ended()
+        if self._interpreter is not None:
+            self._interpreter.close()
+            self._interpreter = None
+
+    def _launch(self) -> Launched:
+        if self._interpreter is None:
+            self._interpreter = Interpreter(self._python)
+        return self._interpreter.launch()
+
+    def _readable(self, launched: Launched) -> None:
+        try:
+            data = launched.socket.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data and launched is self._launched:
+            self._ended()
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(data)
+
+    def _ended(self) -> None:
+        launched, self._launched = self._launched, None
+        if launched is not None:
+            asyncio.get_running_loop().remove_reader(launched.socket)
+            launched.close()
+
+
+async def _send(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    """One byte; when hundreds of starts are queued there, wait for room."""
+    try:
+        send_some(sock, data, fds)
+        return
+    except BlockingIOError:
+        pass
+    copies = [os.dup(fd) for fd in fds]
+    loop = asyncio.get_running_loop()
+    room: asyncio.Future[None] = loop.create_future()
+
+    def attempt() -> None:
+        if room.done():
+            return
+        try:
+            send_some(sock, data, copies)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            room.set_exception(error)
+        else:
+            room.set_result(None)
+
+    loop.add_writer(sock, attempt)
+    try:
+        await room
+    finally:
+        loop.remove_writer(sock)
+        for fd in copies:
+            os.close(fd)
