@@ -210,52 +210,75 @@ def _reclaimable(row: tuple[str, int, int, int, int]) -> str:
     return text
 
 
+_KINDS = {
+    "Images": "ImageUsage",
+    "Containers": "ContainerUsage",
+    "Local Volumes": "VolumeUsage",
+    "Build Cache": "BuildCacheUsage",
+}
+_LISTS = {
+    "Images": "Images",
+    "Containers": "Containers",
+    "Local Volumes": "Volumes",
+    "Build Cache": "BuildCache",
+}
+_ACTIVE = ("running", "paused", "restarting")
+
+
+def _items(usage: Raw, kind: str) -> list[Raw]:
+    """The things themselves: API 1.52 and later have them in another place."""
+    newer = usage.get(_KINDS[kind]) or {}
+    return list(newer.get("Items") or usage.get(_LISTS[kind]) or [])
+
+
 def _summary(usage: Raw) -> list[tuple[str, int, int, int, int]]:
     """Rows: kind, count, in use, bytes, bytes that could be freed."""
-    images = usage.get("Images") or []
-    used = [image for image in images if image.get("Containers", 0) > 0]
-    layers = int(usage.get("LayersSize") or 0)
-    kept = sum(
-        int(image.get("Size", 0)) - max(0, int(image.get("SharedSize", 0))) for image in used
-    )
-    containers = usage.get("Containers") or []
-    active = [raw for raw in containers if raw.get("State") in ("running", "paused", "restarting")]
-    size = sum(int(raw.get("SizeRw") or 0) for raw in containers)
-    busy = sum(int(raw.get("SizeRw") or 0) for raw in active)
-    volumes = usage.get("Volumes") or []
-    usages = [volume.get("UsageData") or {} for volume in volumes]
-    volume_size = sum(max(0, int(data.get("Size", 0))) for data in usages)
-    unused = sum(max(0, int(data.get("Size", 0))) for data in usages if not data.get("RefCount", 0))
-    cache = usage.get("BuildCache") or []
-    cache_size = sum(int(record.get("Size", 0)) for record in cache if not record.get("Shared"))
-    cache_busy = sum(
-        int(record.get("Size", 0))
-        for record in cache
-        if record.get("InUse") and not record.get("Shared")
-    )
-    return [
-        ("Images", len(images), len(used), layers, max(0, layers - kept)),
-        ("Containers", len(containers), len(active), size, size - busy),
-        (
-            "Local Volumes",
-            len(volumes),
-            sum(data.get("RefCount", 0) > 0 for data in usages),
-            volume_size,
-            unused,
-        ),
-        (
-            "Build Cache",
-            len(cache),
-            sum(bool(record.get("InUse")) for record in cache),
-            cache_size,
-            cache_size - cache_busy,
-        ),
-    ]
+    rows = []
+    for kind, key in _KINDS.items():
+        figures = usage.get(key)
+        if figures is None:
+            rows.append((kind, *_counted(usage, kind)))
+            continue
+        names = ("TotalCount", "ActiveCount", "TotalSize", "Reclaimable")
+        total, active, size, free = (int(figures.get(name) or 0) for name in names)
+        rows.append((kind, total, active, size, free))
+    return rows
+
+
+def _counted(usage: Raw, kind: str) -> tuple[int, int, int, int]:
+    """The same figures for engines that leave the counting to their clients."""
+    items = _items(usage, kind)
+    if kind == "Images":
+        used = [image for image in items if image.get("Containers", 0) > 0]
+        size = int(usage.get("LayersSize") or 0)
+        kept = sum(
+            int(image.get("Size", 0)) - max(0, int(image.get("SharedSize", 0))) for image in used
+        )
+        return len(items), len(used), size, max(0, size - kept)
+    sized = [(_size_of(item, kind), _is_used(item, kind)) for item in items]
+    free = sum(size for size, used in sized if not used)
+    return len(items), sum(used for _, used in sized), sum(size for size, _ in sized), free
+
+
+def _size_of(item: Raw, kind: str) -> int:
+    if kind == "Containers":
+        return int(item.get("SizeRw") or 0)
+    if kind == "Local Volumes":
+        return max(0, int((item.get("UsageData") or {}).get("Size", 0)))
+    return 0 if item.get("Shared") else int(item.get("Size", 0))
+
+
+def _is_used(item: Raw, kind: str) -> bool:
+    if kind == "Containers":
+        return item.get("State") in _ACTIVE
+    if kind == "Local Volumes":
+        return int((item.get("UsageData") or {}).get("RefCount", 0)) > 0
+    return bool(item.get("InUse"))
 
 
 def _verbose(app: App, usage: Raw) -> None:
     app.write("Images space usage:\n\n")
-    rows = image_rows.rows(usage.get("Images") or [], digests=False, trunc=True)
+    rows = image_rows.rows(_items(usage, "Images"), digests=False, trunc=True)
     app.write(
         render(
             image_rows.COLUMNS,
@@ -264,7 +287,7 @@ def _verbose(app: App, usage: Raw) -> None:
         )
     )
     app.write("\nContainers space usage:\n\n")
-    items = [ContainerItem({**raw, "SizeRootFs": 0}, True) for raw in usage.get("Containers") or []]
+    items = [ContainerItem({**raw, "SizeRootFs": 0}, True) for raw in _items(usage, "Containers")]
     app.write(
         render(
             CONTAINERS,
@@ -274,9 +297,9 @@ def _verbose(app: App, usage: Raw) -> None:
         )
     )
     app.write("\nLocal Volumes space usage:\n\n")
-    volumes = usage.get("Volumes") or []
+    volumes = _items(usage, "Local Volumes")
     app.write(render(VOLUME_COLUMNS, volumes, "table {{.Name}}\t{{.Links}}\t{{.Size}}"))
-    cache = sum(int(record.get("Size", 0)) for record in usage.get("BuildCache") or [])
+    cache = sum(int(record.get("Size", 0)) for record in _items(usage, "Build Cache"))
     app.write(f"\nBuild cache usage: {units.human_size(cache)}\n\n")
 
 
