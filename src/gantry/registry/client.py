@@ -60,6 +60,7 @@ class RegistryClient:
             authorizer = self._transport.authorizer(endpoint, who)
             remote = Remote(self._transport, endpoint, reference.path, authorizer)
             try:
+                await self._transport.ping(endpoint, authorizer)
                 return await action(remote)
             except TransportError as error:
                 if failure is None or not isinstance(failure, RegistryError):

@@ -42,6 +42,8 @@ class Transport:
         self.settings = settings
         self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
         self._spoke: set[str] = set()
+        self._open: set[str] = set()
+        """Endpoints that asked for no credentials when they were met."""
 
     async def aclose(self) -> None:
         for session in self._sessions.values():
@@ -73,6 +75,21 @@ class Transport:
             return await self._token(endpoint, credentials, challenge, scope)
 
         return Authorizer(credentials, fetch)
+
+    async def ping(self, endpoint: Endpoint, authorizer: Authorizer) -> None:
+        """Learn whether the endpoint answers, and what it wants to know of us. TransportError.
+
+        Nothing is asked of one that has answered before, unless it has to be known again.
+        """
+        if endpoint.url in self._open:
+            return
+        url = endpoint.url + "/v2/"
+        async with await self._send(endpoint, "GET", url, {}, None) as response:
+            if response.status == 401:
+                challenge = ", ".join(response.headers.getall("WWW-Authenticate", []))
+                authorizer.challenged(challenge, "")
+            elif response.status < 400:
+                self._open.add(endpoint.url)
 
     @contextlib.asynccontextmanager
     async def request(
@@ -139,6 +156,7 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             failure = of_transport(error, method, url)
             failure.spoke = endpoint.url in self._spoke
+            self._open.discard(endpoint.url)
             raise failure from error
         self._spoke.add(endpoint.url)
         return response
