@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
 Event = dict[str, Any]
@@ -67,7 +67,7 @@ class EventBus:
 
     async def subscribe(
         self, *, since: int | None = None, until: int | None = None, matches: Matches
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Kept events from `since` on, then live ones up to `until` (both nanoseconds).
 
         Listening begins with the first step. Without `since` only what happens from now on;
