@@ -22,6 +22,7 @@ from gantry.model.container import (
     UpdateRequest,
 )
 from gantry.model.errors import NotFound
+from gantry.model.image import ImageSummary
 
 ID = "4fa6e0f0c6786287e131c3852c58a2e01cc697a68231826813597e4994f1d6e2"
 
@@ -450,7 +451,19 @@ class FakeSystem:
         self.note("df", types=types, verbose=verbose)
         return {
             "LayersSize": 5,
-            "Images": [{"Id": "i", "Size": 5, "SharedSize": 0, "Containers": 1}],
+            "Images": [
+                ImageSummary(
+                    containers=1,
+                    created=0,
+                    id="i",
+                    labels=None,
+                    parent_id="",
+                    repo_digests=[],
+                    repo_tags=[],
+                    shared_size=0,
+                    size=5,
+                )
+            ],
             "Containers": [{"State": "exited", "SizeRw": 3, "Health": {"Status": "none"}}],
             "Volumes": [],
             "BuildCache": [],

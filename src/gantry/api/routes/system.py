@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
+import msgspec
+
 from gantry.api import gojson, params
 from gantry.api.call import JSON, Call, closing, encode
 from gantry.api.router import Route
@@ -93,7 +95,8 @@ async def disk_usage(call: Call) -> Sendable:
             raise InvalidParameter(f"unknown object type: {kind}")
     verbose = call.version >= 52 and call.flag("verbose")
     answer = await call.backends.system.disk_usage(wanted or USAGE_TYPES, verbose=True)
-    return call.json(versions.disk_usage(answer, call.version, verbose=verbose))
+    plain = msgspec.to_builtins(answer)
+    return call.json(versions.disk_usage(plain, call.version, verbose=verbose))
 
 
 async def auth(call: Call) -> Sendable:
