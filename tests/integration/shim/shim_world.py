@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gantry.containers.tasks import Task
 from gantry.model.task import LogSpec, StdioSpec, TaskSpec
 from gantry.tasks.driver import ShimTasks
 from gantry.testing.tasks_contract import LogPaths
@@ -98,24 +99,10 @@ class ShimWorld:
             },
         }
 
-    def shims(self) -> list[int]:
-        """Pids of this world's shims and launchers' other children: by their open folder."""
-        return [pid for pid in processes("gantry-shim") if self._is_ours(pid)]
-
-    def shim_of(self, pid: int) -> int:
-        """The parent of a container's init."""
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            with open("/proc/net/unix") as file:
-                sockets = {line.split()[6]: line.split()[-1] for line in file.readlines()[1:]}
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        del sockets
-        return any(str(self.logs) in link for link in links)
+    def shim_of(self, task: Task) -> int:
+        """Its shim's pid (init's parent may for a moment be the starter)."""
+        state = self.exec_root / "tasks" / task.container_id / "state.json"
+        return int(json.loads(state.read_text())["shim"])
 
     def clean(self) -> None:
         """After a test, whatever it has left: end its processes, remove its cgroups."""
@@ -126,16 +113,6 @@ class ShimWorld:
             for child, _, _ in os.walk(folder, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(child)
-
-
-def processes(name: str) -> list[int]:
-    """Pids by the name that ps shows."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as file:
-            if file.read().strip() == name:
-                found.append(int(pid))
-    return found
 
 
 def cgroup_folders(name: str) -> list[str]:

@@ -217,7 +217,7 @@ def test_a_container_dies_with_its_shim(world: ShimWorld) -> None:
         script = "sleep 1000 & sleep 1000 & sleep 1000"
         task, (stream,) = await tasks.start(world.spec("sh", "-c", script), None, [BOTH])
         process, _ = await task.exec(exec_spec("e", "sleep", "1000"), attach=BOTH)
-        os.kill(world.shim_of(task.pid), signal.SIGKILL)
+        os.kill(world.shim_of(task), signal.SIGKILL)
         assert (await task.wait()).code == 137
         assert (await process.wait()).code == 137
         assert await read_all(stream) == b""
@@ -237,7 +237,7 @@ def test_a_shim_that_died_while_no_daemon_was_there(own: ShimWorld) -> None:
         kept = own.exec_root / "tasks" / ended.container_id / "exit.json"
         while not kept.exists():  # written right after it was reported
             await asyncio.sleep(0.001)
-        shims = [own.shim_of(killed.pid), read_shim(own, ended)]
+        shims = [own.shim_of(killed), own.shim_of(ended)]
         await tasks.aclose()
         for pid in shims:
             os.kill(pid, signal.SIGKILL)
@@ -251,11 +251,6 @@ def test_a_shim_that_died_while_no_daemon_was_there(own: ShimWorld) -> None:
             assert await recovered(later) == {}
 
     run(own, body)
-
-
-def read_shim(world: ShimWorld, task: Task) -> int:
-    state = world.exec_root / "tasks" / task.container_id / "state.json"
-    return int(json.loads(state.read_text())["shim"])
 
 
 def test_a_shim_that_is_killed_while_it_starts(own: ShimWorld) -> None:

@@ -51,7 +51,7 @@ def test_it_loads_the_standard_library_and_few_packages_of_ours(own: ShimWorld) 
 def test_it_runs_from_memory_that_nobody_can_write(own: ShimWorld) -> None:
     async def body(tasks: ShimTasks) -> None:
         task, _ = await tasks.start(own.spec("sleep", "1000"), None)
-        for pid in (tasks.launcher.pid, own.shim_of(task.pid)):
+        for pid in (tasks.launcher.pid, own.shim_of(task)):
             exe = f"/proc/{pid}/exe"
             assert os.readlink(exe).startswith("/memfd:gantry-launcher")
             with pytest.raises(OSError, match=r"Text file busy|Operation not permitted"):
@@ -77,7 +77,7 @@ def test_nothing_of_the_daemon_is_in_it(own: ShimWorld, tmp_path: Path) -> None:
 
         async def body(tasks: ShimTasks) -> None:
             task, _ = await tasks.start(own.spec("sleep", "1000"), None)
-            for pid in (tasks.launcher.pid, own.shim_of(task.pid), task.pid):
+            for pid in (tasks.launcher.pid, own.shim_of(task), task.pid):
                 links = [
                     os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
                 ]
@@ -104,7 +104,7 @@ def test_nothing_of_the_daemon_is_in_it(own: ShimWorld, tmp_path: Path) -> None:
 def test_it_ends_with_the_daemon_and_shims_go_on(own: ShimWorld) -> None:
     async def body(tasks: ShimTasks) -> None:
         task, _ = await tasks.start(own.spec("sleep", "1000"), None)
-        shim, launcher = own.shim_of(task.pid), tasks.launcher.pid
+        shim, launcher = own.shim_of(task), tasks.launcher.pid
         await tasks.aclose()
         assert not os.path.exists(f"/proc/{launcher}")
         assert status(shim)["PPid"] != str(launcher)
