@@ -37,7 +37,7 @@ from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
 from gantry.content.store import ContentStore
 from gantry.daemon import roots
 from gantry.daemon.drivers import snapshotter
-from gantry.daemon.images import ImagesForContainers, ImagesForRoutes
+from gantry.daemon.images import ImagesForContainers
 from gantry.daemon.options import Options
 from gantry.daemon.system import ENGINE_VERSION, Facts, System
 from gantry.daemon.tls import server_context
@@ -47,10 +47,11 @@ from gantry.http.listeners import Listeners, serve
 from gantry.images.create import CommitRequest
 from gantry.images.engine import Images, make_reference
 from gantry.model.container import Ulimit
-from gantry.model.errors import InvalidParameter, NotImplementedHere
+from gantry.model.errors import InvalidParameter
 from gantry.model.snapshot import Snapshotter
 from gantry.network.service import Networks
 from gantry.network.settings import DEFAULT_POOLS, NetworkSettings
+from gantry.registry.settings import Proxies, RegistrySettings, parse_settings
 from gantry.store.containers import ContainerStore
 from gantry.store.database import Database
 from gantry.store.images import SqliteImageStore
@@ -150,7 +151,13 @@ class Engine:
             def volume_event(action: str, name: str, attributes: Mapping[str, str]) -> None:
                 events.publish("volume", action, name, attributes)
 
-            images = Images(content, snapshots, SqliteImageStore(database), emit)
+            images = Images(
+                content,
+                snapshots,
+                SqliteImageStore(database),
+                emit,
+                registries=registry_settings(options),
+            )
             undo.push_async_callback(images.aclose)
             await images.recover()
             volumes = Volumes(
@@ -194,13 +201,13 @@ class Engine:
             containers,
             lambda since, until, filters: subscribe(events, since, until, filters),
             usage,
-            _auth,
+            images.login,
         )
         self._system = system
         services = Services(
             containers,
             containers.execs,
-            ImagesForRoutes(images),
+            images,
             Networking(containers.core, networks),
             volumes,
             system,
@@ -244,6 +251,7 @@ class Engine:
             security_options=security,
             init_binary=os.path.basename(settings.init_path),
             firewall=self._options.text("firewall-backend"),
+            registries=registry_settings(self._options).info(),
         )
 
 
@@ -356,6 +364,24 @@ def network_settings(options: Options) -> NetworkSettings:
     )
 
 
+def registry_settings(options: Options) -> RegistrySettings:
+    """What the registry client must know. InvalidParameter."""
+    proxies = Proxies(
+        http=options.text("http-proxy"),
+        https=options.text("https-proxy"),
+        no_proxy=options.text("no-proxy"),
+    )
+    return parse_settings(
+        mirrors=options.words("registry-mirrors"),
+        insecure=options.words("insecure-registries"),
+        nondistributable=options.words("allow-nondistributable-artifacts"),
+        proxies=proxies,
+        max_downloads=options.number("max-concurrent-downloads"),
+        max_uploads=options.number("max-concurrent-uploads"),
+        max_attempts=options.number("max-download-attempts"),
+    )
+
+
 def engine_id(data_root: str) -> str:
     """This engine's name for itself, made once."""
     path = os.path.join(data_root, "engine-id")
@@ -419,14 +445,12 @@ async def disk_usage(
     if "container" in types:
         import msgspec
 
-        rows = containers.list(everything=True, limit=0, size=True, filters={})
+        rows = await asyncio.to_thread(
+            containers.list, everything=True, limit=0, size=True, filters={}
+        )
         found["Containers"] = [msgspec.json.decode(row) for row in rows]
     if "volume" in types:
         found["Volumes"] = list(await volumes.usage())
     if "build-cache" in types:
         found["BuildCache"] = []
     return found
-
-
-async def _auth(body: Json) -> Json:
-    raise NotImplementedHere("logging in to a registry is not there yet")

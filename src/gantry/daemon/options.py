@@ -79,6 +79,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "Registries (name or CIDR) to speak plain HTTP with",
         flag="insecure-registry",
     ),
+    _option(
+        "allow-nondistributable-artifacts",
+        "list",
+        "Registries that foreign layers are pushed to as well",
+        flag="allow-nondistributable-artifact",
+    ),
     _option("max-concurrent-downloads", "number", "Layers pulled at once", 3),
     _option("max-concurrent-uploads", "number", "Layers pushed at once", 5),
     _option("max-download-attempts", "number", "Tries of one download", 5),

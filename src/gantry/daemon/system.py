@@ -50,6 +50,7 @@ class Facts:
     security_options: Sequence[str]
     init_binary: str
     firewall: str
+    registries: Json
 
 
 class System:
@@ -160,7 +161,7 @@ class System:
             "OSType": "linux",
             "Architecture": os.uname().machine,
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": _registries(options),
+            "RegistryConfig": facts.registries,
             "NCPU": len(os.sched_getaffinity(0)),
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "GenericResources": None,
@@ -258,21 +259,6 @@ def _is_on(path: str) -> bool:
             return file.read().strip() != "0"
     except OSError:
         return False
-
-
-def _registries(options: Options) -> Json:
-    insecure = [*options.words("insecure-registries")]
-    mirrors = [f"{mirror.rstrip('/')}/" for mirror in options.words("registry-mirrors")]
-    names = [name for name in insecure if "/" not in name]
-    configs = {
-        name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in names
-    }
-    hub: Json = {"Name": "docker.io", "Mirrors": mirrors, "Secure": True, "Official": True}
-    return {
-        "InsecureRegistryCIDRs": [*(n for n in insecure if "/" in n), "::1/128", "127.0.0.0/8"],
-        "IndexConfigs": {**configs, "docker.io": hub},
-        "Mirrors": mirrors or None,
-    }
 
 
 def _warnings(controllers: set[str]) -> list[str] | None:
