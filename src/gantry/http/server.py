@@ -156,7 +156,8 @@ class Connection(RequestHandler):
             return None
         self._watch(sock)
         self._ended = True
-        self.close()  # after the answers to what has come so far
+        if not self._messages:
+            self.close()  # after the answer to the request in progress
         return True
 
     @staticmethod
@@ -205,10 +206,12 @@ class Server(web.Server):
 
     def __init__(self, handler: Handler) -> None:
         async def entry(request: web.BaseRequest) -> Sendable:
+            connection = cast(Connection, request.protocol)
+            if connection._ended and not connection._messages:
+                connection.close()  # this is the last of those that came before the end
             try:
                 return await handler(request)
             finally:
-                connection = cast(Connection, request.protocol)
                 if connection._held is not None:
                     connection.release()
 

@@ -93,9 +93,10 @@ def test_half_close_before_a_hijack_is_input_that_ended(tmp_path: Path) -> None:
 def test_half_closed_plain_request_is_answered(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(echo, tmp_path) as (path, _), connected(path) as client:
-            client.send(encoded("GET", "/x"))
+            client.send(encoded("GET", "/x") * 3)
             client.half_close()
-            assert (await client.answer()).body == b"/x|"
+            for _ in range(3):
+                assert (await client.answer()).body == b"/x|"
             assert await client.reader.read() == b""
 
     run(main)
