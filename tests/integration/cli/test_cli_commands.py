@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from tests.support.cli import Cli
+from tests.support.engine import Engine
 from tests.support.wait import eventually
 
 
@@ -158,3 +159,17 @@ def test_disk_usage(cli: Cli) -> None:
         "TYPE", "Images", "Containers", "Local Volumes", "Build Cache"
     ]  # fmt: skip
     assert "Images space usage:" in cli("system", "df", "-v").ok()
+
+
+def test_an_engine_that_dies_is_one_line_and_125(engine: Engine, cli: Cli) -> None:
+    with cli.start("run", "--name", "left", "busybox", "sh", "-c", "echo on; sleep 600") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"on\n"
+        engine.kill()
+        assert process.wait(20) == 125
+        assert process.stderr.read() == b"error waiting for container: unexpected EOF\n"
+    cli("ps").failed(1, f"Cannot connect to the Docker daemon at unix://{engine.socket}. Is the")
+    engine.start()
+    if engine.kind == "gantry":
+        assert cli.field("left", "{{.State.Running}}") == "true"

@@ -235,7 +235,11 @@ def foreground(
 
 
 def _status(wait: Response) -> int:
-    result = json.loads(wait.read() or b"{}")
+    try:
+        result = json.loads(wait.read() or b"{}")
+    except (GantryError, OSError, ValueError) as error:
+        # The engine went away: what became of the container is not known here.
+        raise ExitStatus(125, f"error waiting for container: {error}") from error
     problem = (result.get("Error") or {}).get("Message")
     if problem:
         raise ExitStatus(125, f"Error waiting for container: {problem}")
