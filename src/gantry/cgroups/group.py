@@ -30,6 +30,13 @@ class Cgroup(Protocol):
         below: controller → a cgroup inside this one, for processes that go deeper.
         """
 
+    def entrances(self, below: Mapping[str, str] = ...) -> tuple[str, ...]:
+        """Files that a process with one thread, of the host's root, joins by writing "0" to.
+
+        It is what `attach` does without the kernel's lock on all of the machine's forks,
+        which costs its grace period. Empty: this kind has no such way, `attach` then.
+        """
+
     def set(self, resources: Resources) -> None:
         """Set what is given, leave the rest."""
 

@@ -1,9 +1,10 @@
 """cgroup v1 (and hybrid): a folder in each mounted hierarchy.
 
 Attaching is the dear part: the first write to a cgroup.procs waits for a grace period
-of the kernel's (5 to 20 ms), the ones right after it do not. So all hierarchies are
-joined in one go, and the runtime does it while the container's own process is busy
-with its mounts.
+of the kernel's (5 to 20 ms), the ones right after it do not. A single thread that moves
+just itself ("0" into `tasks`) needs no such lock: so a process joins by itself where it
+has the right to (`entrances`). The hybrid layout's v2 hierarchy has no such file and no
+controllers either: it is not joined at all.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class V1Cgroup:
                 continue
             place = absolute(path, own.get(controller, "/"))
             folders[controller] = mount_point + ("" if place == "/" else place)
-        if layout.unified:
+        if layout.unified and not folders:
             place = absolute(path, own.get("", "/"))
             folders[""] = layout.unified + ("" if place == "/" else place)
         return cls(layout, folders)
@@ -67,14 +68,22 @@ class V1Cgroup:
             raise
 
     def attach(self, pid: int, below: Mapping[str, str] = _NOWHERE) -> None:
+        text = str(pid)
+        for folder in self._places(below):
+            files.write(folder, "cgroup.procs", text)
+
+    def entrances(self, below: Mapping[str, str] = _NOWHERE) -> tuple[str, ...]:
+        if "" in self._folders:
+            return ()
+        return tuple([f"{folder}/tasks" for folder in self._places(below)])
+
+    def _places(self, below: Mapping[str, str]) -> list[str]:
         folders = dict(self._folders)
         for controller, path in below.items():
             if controller not in folders:
                 raise OSError(errno.ENOENT, f"unknown controller {controller} in sub cgroup path")
             folders[controller] = files.beneath(folders[controller], path)
-        text = str(pid)
-        for folder in dict.fromkeys(folders.values()):
-            files.write(folder, "cgroup.procs", text)
+        return list(dict.fromkeys(folders.values()))
 
     def set(self, resources: Resources) -> None:
         for controller in _ON_DEMAND:

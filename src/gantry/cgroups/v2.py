@@ -60,6 +60,9 @@ class V2Cgroup:
         if files.numbers(self.folder, "cgroup.procs"):
             raise OSError(errno.EBUSY, "container's cgroup is not empty", self.folder)
 
+    def entrances(self, below: Mapping[str, str] = _NOWHERE) -> tuple[str, ...]:
+        return ()
+
     def attach(self, pid: int, below: Mapping[str, str] = _NOWHERE) -> None:
         if below:
             if "" not in below:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
+from gantry.cgroups import files
 from gantry.cgroups.group import Cgroup
 from gantry.kernel import syscalls
 from gantry.oci import runtime_spec as oci
@@ -66,15 +67,18 @@ def run(
 
         def child() -> NoReturn:
             ours.close()
-            become(thought, kept, pidfd, theirs)
+            become(thought, kept, pidfd, theirs, entrances)
 
+        mapped = kept.user_namespace or kept.rootless
+        entrances = () if mapped else cgroup.entrances(cgroups)
         has_pid = bool(kept.namespaces & syscalls.CLONE_NEWPID)
         try:
             pid = spawn.fork_into_pid_namespace(child, new=False, fd=pidfd if has_pid else None)
         finally:
             theirs.close()
         undo.callback(kill_and_reap, pid)
-        cgroup.attach(pid, cgroups)
+        if not entrances:
+            cgroup.attach(pid, cgroups)
         ours.send(handshake.GO)
         terminal = _converse(ours, undo)
         undo.pop_all()
@@ -99,7 +103,9 @@ def _converse(channel: Channel, undo: ExitStack) -> int | None:
             raise RuntimeFailure("the process was killed before it was ready")
 
 
-def become(process: ProcessPlan, kept: State, pidfd: int, channel: Channel) -> NoReturn:
+def become(
+    process: ProcessPlan, kept: State, pidfd: int, channel: Channel, entrances: tuple[str, ...]
+) -> NoReturn:
     """The child: as init, but everything is there already. Never returns."""
     code = 1
     try:
@@ -114,6 +120,7 @@ def become(process: ProcessPlan, kept: State, pidfd: int, channel: Channel) -> N
         schedule.set_affinity(process.affinity[0])
         if channel.receive()[0] != handshake.GO:
             os._exit(1)
+        files.enter(entrances)
         schedule.set_affinity(process.affinity[1])
         identity.set_limits(process.identity)
         flags = kept.namespaces & ~syscalls.CLONE_NEWPID

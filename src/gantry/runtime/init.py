@@ -5,7 +5,7 @@ In order, each step needing the ones before it:
  1. cut off what the caller had: signals, dumpable, imports
  2. join and make namespaces
  3. keyring, loopback, root, mounts, devices  (while the caller makes the cgroup)
- 4. cgroup namespace, once the caller has attached us
+ 4. the cgroup, once the caller has made it, and its namespace
  5. hooks on the host's side, then createContainer, then pivot_root
  6. terminal, names, sysctl, covers, read-only root
  7. scheduling, limits, seccomp without no_new_privs (it needs the rights that go next)
@@ -20,6 +20,7 @@ import builtins
 import os
 from typing import NoReturn
 
+from gantry.cgroups import files
 from gantry.kernel import netlink, syscalls
 from gantry.runtime import console, dev, handshake, hooks, namespaces, schedule, security
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
@@ -101,13 +102,15 @@ class Init:
                 syscalls.setns(fd, namespaces.FLAGS[kind])
 
     def wait_for_cgroup(self) -> None:
-        """Until the caller has attached us; then the cgroup namespace can be made."""
+        """Until the cgroup is there and we are in it; then its namespace can be made."""
         if self._in_cgroup:
             return
         kind, _, _ = self.channel.receive()
         if kind != handshake.GO:
             os._exit(1)  # the caller is gone, or has given up: it knows why
         self._in_cgroup = True
+        # The host's /sys is still in sight: this comes before pivot_root.
+        files.enter(self.plan.cgroup_entrances)
         if self.plan.namespaces.makes("cgroup"):
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 

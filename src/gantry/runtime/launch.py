@@ -119,7 +119,7 @@ def launch(
             pid = _fork_init(thought, linux, ours, theirs, undo)
         finally:
             theirs.close()
-        _join_cgroup(cgroup, resources, pid, ours, undo)
+        _make_cgroup(cgroup, resources, ours, undo, attach=0 if thought.cgroup_entrances else pid)
         console = _converse(ours, spec, kept, pid, linux, start_now=start_now, undo=undo)
         kept = kept.replace(init_pid=pid, init_start_time=state.start_time_of(pid))
         state.save(folder, kept)
@@ -229,6 +229,8 @@ def _plan(
         domainname=spec.domainname,
         time_offsets=linux.time_offsets,
         cgroup_folders=cgroup.paths(),
+        # A process of a user namespace has no right to join by itself.
+        cgroup_entrances=() if spaces.has("user") or kept.rootless else cgroup.entrances(),
         loopback=spaces.makes("network"),
         process=plan.plan_process(
             spec.process,
@@ -262,10 +264,11 @@ def _fork_init(
     return pid
 
 
-def _join_cgroup(
-    cgroup: Cgroup, resources: Resources, pid: int, channel: Channel, undo: ExitStack
+def _make_cgroup(
+    cgroup: Cgroup, resources: Resources, channel: Channel, undo: ExitStack, *, attach: int
 ) -> None:
-    """Make the cgroup and move init in, while init is busy with its mounts.
+    """Make the cgroup while init is busy with its mounts. attach: a pid to move in, 0 none
+    (init enters by itself).
 
     The undo order matters: the process first, then the cgroup it was in.
     """
@@ -274,7 +277,8 @@ def _join_cgroup(
     undo.push(outer)
     try:
         cgroup.create(resources)
-        cgroup.attach(pid)
+        if attach:
+            cgroup.attach(attach)
     except OSError as error:
         raise RuntimeFailure(f"{UNABLE}unable to apply cgroup configuration: {describe(error)}")
     channel.send(handshake.GO)

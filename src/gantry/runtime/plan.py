@@ -82,6 +82,7 @@ class InitPlan(Record):
     domainname: str
     time_offsets: Mapping[str, oci.TimeOffset]
     cgroup_folders: Mapping[str, str]
+    cgroup_entrances: tuple[str, ...]
     loopback: bool
     process: ProcessPlan
     hooks: oci.Hooks
