@@ -41,6 +41,7 @@ class SandboxRequest:
     port_bindings: "80/tcp" → what to publish it as; a port with no pair gets a free one.
     exposed: "80/tcp" of the image and of --expose; published too when `publish_all`.
     mac_address: ContainerConfig.MacAddress (before API 1.44), for the network of `mode`.
+    links: HostConfig.Links, "container:alias", for the network of `mode`.
     environment: the container's own, which legacy links show to others.
     egress: where it may connect to (DNS names, addresses, CIDRs); None: anywhere.
     """
@@ -60,6 +61,7 @@ class SandboxRequest:
     dns_options: Sequence[str] = ()
     extra_hosts: Sequence[str] = ()  # "name:address", "name=address"; address may be host-gateway
     mac_address: str = ""
+    links: Sequence[str] = ()
     environment: Sequence[str] = ()
     egress: Sequence[str] | None = None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from gantry.network.nftables import Elements
 
@@ -37,15 +38,44 @@ def allow(bridge: str) -> None:
                 _run(command, "-I", chain, *rule)
 
 
+class Keeper:
+    """Looks, cheaply and again and again, whether another firewall now drops our packets."""
+
+    def __init__(self) -> None:
+        self._generation = -1
+        self._elements: Elements | None = None
+
+    def look(self, bridges: Sequence[str]) -> None:
+        """A question to the kernel; if anything changed since the last one, `allow` for
+        each bridge."""
+        if self._elements is None:
+            self._elements = Elements("filter", "ip")
+        generation = self._elements.generation()
+        if generation == self._generation and not _legacy("ip"):
+            return
+        self._generation = generation
+        for bridge in bridges:
+            allow(bridge)
+        self._generation = self._elements.generation()
+
+    def close(self) -> None:
+        if self._elements is not None:
+            self._elements.close()
+
+
+def _legacy(family: str) -> bool:
+    try:
+        with open(f"/proc/net/{family}_tables_names") as file:
+            return "filter" in file.read()
+    except OSError:
+        return False
+
+
 def _may_drop(family: str) -> bool:
     """Whether asking iptables is worth two processes: the nft kind's policy is a question
     to the kernel, the legacy kind's tables are named in /proc."""
-    try:
-        with open(f"/proc/net/{family}_tables_names") as file:
-            if "filter" in file.read():
-                return True
-    except OSError:
-        pass
+    if _legacy(family):
+        return True
     elements = Elements("filter", family)
     try:
         return elements.policy_drops(family, "filter", "FORWARD")

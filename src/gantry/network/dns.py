@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -282,20 +283,35 @@ class DnsServers:
 def _listen(port: int) -> tuple[socket.socket, socket.socket]:
     """Both sockets on the same port of 127.0.0.11, and the redirect there. In the sandbox."""
     for attempt in range(20):
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        udp, tcp = _bind(port if attempt == 0 else 0)
+        if udp is None or tcp is None:
+            continue
+        bound = udp.getsockname()[1]
         try:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            udp.bind((EMBEDDED_DNS, port if attempt == 0 else 0))
-            tcp.bind(udp.getsockname())
-            tcp.listen(16)
-            bound = udp.getsockname()[1]
             redirect.install(EMBEDDED_DNS, bound, known=bound == port)
-        except OSError:
+        except OSError as error:
             udp.close()
             tcp.close()
-            if attempt == 19:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT):
                 raise
-            continue
+            # A kernel without nftables: the real port, which the container then cannot have.
+            udp, tcp = _bind(53)
+            if udp is None or tcp is None:
+                raise
         return udp, tcp
-    raise AssertionError("unreachable")
+    raise OSError(errno.EADDRINUSE, f"no port is free on {EMBEDDED_DNS}")
+
+
+def _bind(port: int) -> tuple[socket.socket | None, socket.socket | None]:
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        udp.bind((EMBEDDED_DNS, port))
+        tcp.bind(udp.getsockname())
+        tcp.listen(16)
+    except OSError:
+        udp.close()
+        tcp.close()
+        return None, None
+    return udp, tcp

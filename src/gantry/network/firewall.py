@@ -56,13 +56,23 @@ class PortRule:
     routed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LinkRule:
+    """`source` may reach this port of `target` although icc is off (a legacy link)."""
+
+    source: str
+    target: str
+    proto: str
+    port: int
+
+
 class Firewall(Protocol):
     """A packet filter backend.
 
-    Life cycle: `start`, then networks and ports in any order, `settle` once after a
-    restart when all that exists has been declared again, `close`. Adding what is
-    already there is no error: that is how a restarted daemon takes over. Removing what
-    is missing is none either.
+    Life cycle: `start`, then networks and ports in any order, `settle` once when all
+    that exists has been declared again (before that a backend may merely collect),
+    further changes, `close`. Adding what is already there is no error: that is how a
+    restarted daemon takes over. Removing what is missing is none either.
     """
 
     async def start(self) -> None:
@@ -75,6 +85,9 @@ class Firewall(Protocol):
 
     async def publish(self, add: Sequence[PortRule], remove: Sequence[PortRule] = ()) -> None:
         """In one transaction: first removes, then adds."""
+
+    async def link(self, add: Sequence[LinkRule], remove: Sequence[LinkRule] = ()) -> None:
+        """Exceptions from icc=false."""
 
     async def settle(self) -> None:
         """Forget what an earlier daemon left and nobody has declared since."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -15,19 +15,19 @@ from gantry.network import bridge, coexist, drivers, interfaces, resolution
 from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam
 from gantry.network.netns import Namespaces
-from gantry.network.nft import NftFirewall, physical_interfaces
+from gantry.network.nft import physical_interfaces
 from gantry.network.settings import NetworkSettings
 
 
-def forward(settings: NetworkSettings, firewall: Firewall | None) -> None:
+def forward(settings: NetworkSettings) -> Sequence[str]:
     """Switch IPv4 forwarding on. Docker then drops what is forwarded between other
     interfaces; we drop it only between those that are real devices, so that virtual
-    machines, VPNs and a real dockerd beside us go on working."""
+    machines, VPNs and a real dockerd beside us go on working: the devices' names, none
+    when forwarding was on already."""
     if not settings.ip_forward or interfaces.read_sysctl("net.ipv4.ip_forward") == "1":
-        return
+        return ()
     interfaces.write_sysctl("net.ipv4.ip_forward", "1", required=True)
-    if not settings.ip_forward_no_drop and isinstance(firewall, NftFirewall):
-        firewall.keep_apart(physical_interfaces())
+    return () if settings.ip_forward_no_drop else physical_interfaces()
 
 
 def forward6(settings: NetworkSettings) -> None:

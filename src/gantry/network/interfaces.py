@@ -18,11 +18,12 @@ IFACE_PREFIX = "eth"
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A container's interface in a bridge.
+    """A container's interface.
 
-    host_name: the end in the host. name: in the sandbox. index: wanted interface index
-    in the sandbox, 0 for any. ipv4, ipv6: "address/prefix" or "". gateway4, gateway6: ""
-    makes no default route. metric: of the default routes.
+    host_name: the veth's end in the host (of others: its name while it is made). name: in
+    the sandbox. master: index of the bridge. index: wanted interface index in the sandbox,
+    0 for any. ipv4, ipv6: "address/prefix" or "". gateway4, gateway6: default routes by
+    them, "" for none; on_link4, on_link6: default routes without a gateway.
     """
 
     host_name: str
@@ -35,6 +36,8 @@ class Interface:
     ipv6: str = ""
     gateway4: str = ""
     gateway6: str = ""
+    on_link4: bool = False
+    on_link6: bool = False
     link_local: tuple[str, ...] = ()
     isolated: bool = False
     sysctls: tuple[tuple[str, str], ...] = ()  # ("net.ipv4.conf.IFNAME.forwarding", "1")
@@ -114,6 +117,9 @@ def configure(inside: netlink.Socket, interface: Interface) -> None:
     for gateway in (interface.gateway4, interface.gateway6):
         if gateway:
             messages.append(netlink.add_route(index, gateway=gateway))
+    for version, on_link in ((4, interface.on_link4), (6, interface.on_link6)):
+        if on_link:
+            messages.append(netlink.add_route(index, version=version))
     inside.batch(messages)
 
 
@@ -151,3 +157,13 @@ def set_mac(namespaces: Namespaces, netns_fd: int, name: str, mac: str) -> None:
             inside.do(netlink.set_link(0, by_name=name, mac=mac))
 
     namespaces.inside(netns_fd, change)
+
+
+def unplug(namespaces: Namespaces, netns_fd: int, name: str) -> None:
+    """Delete an interface of a sandbox. Idempotent."""
+
+    def delete() -> None:
+        with netlink.Socket() as inside:
+            inside.do(netlink.delete_link(name=name))
+
+    namespaces.inside(netns_fd, delete)

@@ -13,7 +13,8 @@ A packet's way through the table::
     ports            published?                                         → dnat
     forward          DOCKER-USER (the user's own rules, never flushed)
                      belongs to a connection                            → accept
-                     between containers of one bridge                   → accept, or drop (icc)
+                     between containers of one bridge                   → accept; without icc
+                                                                          drop but for links
                      an internal network's, in or out                   → drop
                      into a bridge: was translated, or its port is open → accept, else drop
                      out of a bridge                                    → accept
@@ -32,14 +33,15 @@ own backend.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
 from gantry.network import nftables
-from gantry.network.firewall import BridgeRules, PortRule
+from gantry.network.firewall import BridgeRules, LinkRule, PortRule
 from gantry.network.nftables import (
     Element,
     Elements,
@@ -56,6 +58,8 @@ _SETS = {
     "same": "set {type ifname . ifname;}",
     "shards": "set {type ifname;}",
     "apart": "set {type ifname . ifname;}",
+    "links4": "set {type ipv4_addr . ipv4_addr . inet_proto . inet_service;}",
+    "links6": "set {type ipv6_addr . ipv6_addr . inet_proto . inet_service;}",
     "internal": "set {type ifname;}",
     "trusted": "set {type ifname . ifname;}",
     "unprotected4": "set {type ifname;}",
@@ -135,13 +139,25 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
             "jump DOCKER-USER",
             "iifname @bridges ct state established,related accept",
             "oifname @bridges ct state established,related accept",
-            "iifname . oifname @apart drop",
+            "iifname . oifname @apart jump linked",
             "iifname . oifname @same accept",
             "iifname @internal drop",
             "oifname @internal drop",
             "oifname @bridges jump inward",
             "iifname @bridges accept",
             "iifname @physical oifname @physical drop",
+        ),
+    ),
+    "linked": (
+        "",
+        (
+            *(
+                f"{family} {end}addr . {family} {other}addr . meta l4proto . th {end2}port"
+                f" @links{version} accept"
+                for version, family in (("4", "ip"), ("6", "ip6"))
+                for end, other, end2 in (("s", "d", "d"), ("d", "s", "s"))
+            ),
+            "drop",
         ),
     ),
     "inward": (
@@ -180,14 +196,17 @@ def ruleset(table: str) -> str:
 
 
 class NftFirewall:
-    """`Firewall` by nftables."""
+    """`Firewall` by nftables. apart: interfaces between which the host must not begin to
+    forward just because the engine switched forwarding on."""
 
-    def __init__(self, table: str = "gantry") -> None:
+    def __init__(self, table: str = "gantry", apart: Sequence[str] = ()) -> None:
         self.table = table
-        self._physical: tuple[str, ...] = ()
+        self._physical = tuple(apart)
         self._elements: Elements | None = None
+        self._generation = -1  # of the ruleset, when it was last found whole
         self._bridges: dict[str, list[Element]] = {}
         self._ports: dict[PortRule, list[Element]] = {}
+        self._links: set[LinkRule] = set()
         self._counts: Counter[Element] = Counter()  # rules may share an element
 
     async def start(self) -> None:
@@ -195,11 +214,6 @@ class NftFirewall:
         self._elements = Elements(self.table)
         physical = [Element("physical", name_field(name)) for name in self._physical]
         self._elements.change(add=physical)
-
-    def keep_apart(self, interfaces: Sequence[str]) -> None:
-        """Interfaces between which the host must not begin to forward just because the
-        engine switched forwarding on. Before `start`."""
-        self._physical = tuple(interfaces)
 
     async def add_bridge(self, rules: BridgeRules) -> None:
         elements = _bridge_elements(rules)
@@ -227,6 +241,12 @@ class NftFirewall:
             self._ports.pop(rule, None)
         self._ports.update(new)
 
+    async def link(self, add: Sequence[LinkRule], remove: Sequence[LinkRule] = ()) -> None:
+        gone = [rule for rule in remove if rule in self._links]
+        self._change(map(_link_element, add), map(_link_element, gone))
+        self._links.difference_update(gone)
+        self._links.update(add)
+
     async def settle(self) -> None:
         wanted = {(e.set, e.key, e.key_end) for e in self._wanted()}
         assert self._elements is not None
@@ -239,12 +259,23 @@ class NftFirewall:
 
     async def check(self) -> bool:
         assert self._elements is not None
-        if self._elements.exists():
+        if self._elements.generation() == self._generation:
             return True
-        _log.warning("nftables table %s is gone: another tool removed it; restoring", self.table)
-        nftables.run(ruleset(self.table))
-        self._elements.change(add=self._wanted())
-        return False
+        counts = self._elements.rules()
+        whole = all(
+            counts.get(name, 0) == len(rules)
+            for name, (_hook, rules) in _CHAINS.items()
+            if name not in _USER_CHAINS
+        )
+        if whole:
+            present = {
+                (name, key) for name in _SETS for key, _end, _value in self._elements.keys(name)
+            }
+            whole = all((e.set, e.key) in present for e in self._wanted())
+        if not whole:
+            self._restore()
+        self._generation = self._elements.generation()
+        return whole
 
     async def close(self, *, remove: bool = False) -> None:
         if self._elements is not None:
@@ -257,11 +288,25 @@ class NftFirewall:
         found = [Element("physical", name_field(name)) for name in self._physical]
         for elements in (*self._bridges.values(), *self._ports.values()):
             found += elements
+        found += map(_link_element, self._links)
         return list(dict.fromkeys(found))
 
-    def _change(self, add: Sequence[Element], remove: Sequence[Element]) -> None:
+    def _change(self, add: Iterable[Element], remove: Iterable[Element]) -> None:
         assert self._elements is not None, "not started"
-        self._elements.change(add=dict.fromkeys(add), remove=dict.fromkeys(remove), strict=False)
+        new, gone = dict.fromkeys(add), dict.fromkeys(remove)
+        try:
+            self._elements.change(add=new, remove=gone, strict=False)
+        except nftables.NftablesError as error:
+            if error.errno != errno.ENOENT or self._elements.exists():
+                raise
+            self._restore()
+            self._elements.change(add=new, remove=gone, strict=False)
+
+    def _restore(self) -> None:
+        assert self._elements is not None
+        _log.warning("nftables table %s was changed by another tool: restoring", self.table)
+        nftables.run(ruleset(self.table))
+        self._elements.change(add=self._wanted())
 
 
 def _bridge_elements(rules: BridgeRules) -> list[Element]:
@@ -289,6 +334,11 @@ def _bridge_elements(rules: BridgeRules) -> list[Element]:
             found += [_subnet_element("masquerade" + version, name, subnet) for subnet in subnets]
     found += [Element("trusted", name_field(inward) + name) for inward in rules.trusted]
     return found
+
+
+def _link_element(rule: LinkRule) -> Element:
+    key = ip_field(rule.source) + ip_field(rule.target) + proto_field(rule.proto)
+    return Element("links6" if ":" in rule.source else "links4", key + port_field(rule.port))
 
 
 def _subnet_element(name: str, bridge: bytes, subnet: str) -> Element:

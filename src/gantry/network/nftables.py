@@ -40,6 +40,8 @@ _NETLINK_NETFILTER = 12
 _NFNL_SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWSETELEM, _GETSETELEM, _DELSETELEM, _GETTABLE = 12, 13, 14, 1
+_GETGEN, _GEN_ID = 16, 1
+_GETRULE, _RULE_TABLE, _RULE_CHAIN = 7, 1, 2
 _GETCHAIN, _CHAIN_NAME, _CHAIN_POLICY = 4, 3, 5
 _NFPROTO_INET, _NFPROTO_BRIDGE = 1, 7
 _ELEM_LIST_TABLE, _ELEM_LIST_SET, _ELEM_LIST_ELEMENTS = 1, 2, 3
@@ -220,6 +222,28 @@ class Elements:
             for kind, seq, data in self._receive():
                 if seq == self._seq and kind == NLMSG_ERROR:
                     return bool(struct.unpack_from("=i", data)[0] == 0)
+
+    def generation(self) -> int:
+        """The ruleset's number: it changes with every change of anybody's."""
+        Counter.round_trips += 1
+        self._sock.send(self._message(_GETGEN, 0, _NFGEN.pack(0, 0, 0)))
+        while True:
+            for kind, seq, data in self._receive():
+                if seq != self._seq:
+                    continue
+                if kind == NLMSG_ERROR:
+                    return -1
+                found = dict(attributes(data[4:])).get(_GEN_ID, b"")
+                return int.from_bytes(found, "big")
+
+    def rules(self) -> dict[str, int]:
+        """How many rules each chain of the table has; chains without are not named."""
+        payload = _NFGEN.pack(self._family, 0, 0) + text(_RULE_TABLE, self.table)
+        found: dict[str, int] = {}
+        for data in self._dump(_GETRULE, payload):
+            chain = dict(attributes(data[4:])).get(_RULE_CHAIN, b"").rstrip(b"\0").decode()
+            found[chain] = found.get(chain, 0) + 1
+        return found
 
     def policy_drops(self, family: str, table: str, chain: str) -> bool:
         """Whether a base chain, of anybody's, has the policy "drop"."""

@@ -38,11 +38,12 @@ from gantry.network.bridge import BridgeDriver
 from gantry.network.catalog import Catalog, user_defined
 from gantry.network.dns import DnsServers, Server, View
 from gantry.network.drivers import Driver, Wanted
+from gantry.network.firewall import Firewall, LinkRule
 from gantry.network.ipam import Ipam, NoAddresses
 from gantry.network.names import Names
 from gantry.network.netns import Namespaces
 from gantry.network.pool import Pool
-from gantry.network.publish import PortRequest, port_requests
+from gantry.network.publish import PortRequest, parse_container_port, port_requests
 from gantry.network.publishing import Publication, Publisher, again
 from gantry.network.settings import NetworkSettings
 from gantry.network.visible import Visible
@@ -70,6 +71,7 @@ class Live:
     ways: tuple[str, str] = ("", "")
     publication: Publication | None = None
     dns: Server | None = None
+    links: list[LinkRule] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -93,6 +95,7 @@ class Sandboxes:
         publisher: Publisher,
         owner: TaskOwner,
         visible: Visible,
+        firewall: Firewall | None,
         dns: DnsServers,
         driver_of: Callable[[NetworkRecord], Driver],
         ipam_of: Callable[[NetworkRecord], Ipam],
@@ -103,6 +106,7 @@ class Sandboxes:
         self._publisher = publisher
         self._owner = owner
         self._visible = visible
+        self._firewall = firewall
         self._dns = dns
         self._driver_of = driver_of
         self._ipam_of = ipam_of
@@ -202,6 +206,20 @@ class Sandboxes:
         if live.netns_fd < 0:
             live.netns_fd = await self._bare()
         await self._settle(live, routed=alone)
+        await self._link(live)
+
+    async def _link(self, live: Live) -> None:
+        """Legacy links are exceptions where containers are kept from each other."""
+        own = live.endpoints.get("bridge")
+        if own is None or self._settings.icc or self._firewall is None:
+            return
+        for linked in self._visible.linked(live.request):
+            for port in linked.ports:
+                number, proto = parse_container_port(port)
+                for source, target in ((own.ip, linked.ip), (own.ipv6, linked.ipv6)):
+                    if source and target:
+                        live.links.append(LinkRule(source, target, proto, number))
+        await self._firewall.link(live.links)
 
     async def release(self, container_id: str) -> None:
         """Withdraw ports and names, give addresses back. Idempotent."""
@@ -212,6 +230,8 @@ class Sandboxes:
             self._forget_names(state)
         if live.dns is not None:
             self._dns.close(live.dns)
+        if live.links and self._firewall is not None:
+            await self._firewall.link((), live.links)
         if live.publication is not None:
             await self._publisher.withdraw(live.publication)
         for state in live.endpoints.values():
@@ -251,6 +271,7 @@ class Sandboxes:
             live.endpoints[record.name] = state
             self._remember_names(record, state)
         live.ways = self._elect(live)
+        await self._link(live)
         try:
             await self._serve_names(live, saved.dns_port)
         except OSError as error:
@@ -434,7 +455,8 @@ class Sandboxes:
             if record is None or not user_defined(record.name):
                 continue
             networks.append(self.names(record))
-            for link in state.config.links:
+            own = live.request.links if live.request.mode in (record.name, record.id) else ()
+            for link in (*own, *state.config.links):
                 target, alias = links.parse(link)
                 aliases[alias.lower()] = target
         return View(

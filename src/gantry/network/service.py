@@ -35,7 +35,8 @@ from gantry.model.network import (
     SandboxRequest,
     SandboxState,
 )
-from gantry.network import bridge, creation, endpoints, hostside, views
+from gantry.network import bridge, coexist, creation, endpoints, hostside, views
+from gantry.network.backends import ChosenFirewall
 from gantry.network.bridge import BridgeDriver
 from gantry.network.catalog import PREDEFINED, Catalog
 from gantry.network.dns import DnsServers
@@ -44,7 +45,6 @@ from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam, Ipam, NullIpam
 from gantry.network.links import Linked
 from gantry.network.netns import Namespaces
-from gantry.network.nft import NftFirewall
 from gantry.network.null import NullDriver
 from gantry.network.ports import NetworkStore
 from gantry.network.publish import HostPorts
@@ -53,8 +53,11 @@ from gantry.network.sandboxes import Live, Sandboxes
 from gantry.network.settings import NetworkSettings
 from gantry.network.upstream import Forwarder
 from gantry.network.visible import Visible
+from gantry.network.vlan import VlanDriver
 
 _log = logging.getLogger(__name__)
+
+_SLOWER = 15  # iptables is asked less often: each look is some processes
 
 Json = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
@@ -81,13 +84,21 @@ class Networks:
         self._namespaces = Namespaces()
         self._firewall = firewall
         if firewall is None and settings.iptables:
-            self._firewall = NftFirewall(settings.table)
+            self._firewall = ChosenFirewall(
+                settings.firewall_backend, settings.table, ipv6=settings.ip6tables
+            )
         self._catalog = Catalog()
         self._locks: dict[str, asyncio.Lock] = {}
         self._bridges = BridgeDriver(self._namespaces, self._firewall, mtu=settings.mtu)
         self._drivers: dict[str, Driver] = {
             driver.name: driver
-            for driver in (self._bridges, NullDriver("host"), NullDriver("null"))
+            for driver in (
+                self._bridges,
+                NullDriver("host"),
+                NullDriver("null"),
+                VlanDriver("macvlan", self._namespaces),
+                VlanDriver("ipvlan", self._namespaces),
+            )
         }
         pools = list(settings.default_address_pools)
         if not any(":" in base for base, _ in pools):
@@ -99,6 +110,7 @@ class Networks:
         self._sandboxes = Sandboxes(
             settings=settings,
             visible=self._visible,
+            firewall=self._firewall,
             dns=DnsServers(
                 self._namespaces,
                 self._owner,
@@ -118,7 +130,9 @@ class Networks:
         """Make the default bridge and the packet filter, bring stored networks back. System
         when the kernel refuses."""
         try:
-            hostside.forward(self._settings, self._firewall)
+            apart = hostside.forward(self._settings)
+            if isinstance(self._firewall, ChosenFirewall):
+                self._firewall.apart = apart
             if self._firewall is not None:
                 await self._firewall.start()
             stored = {record.id: record for record in self._store.load()}
@@ -142,6 +156,30 @@ class Networks:
         )
         if self._catalog.named("bridge") is not None:
             self._sandboxes.start_pool(self._settings.pool_size)
+        if self._firewall is not None and self._settings.firewall_poll:
+            self._owner.spawn(self._watch_firewall(), "watch the firewall")
+
+    async def _watch_firewall(self) -> None:
+        """Other tools flush rulesets, and a dockerd that starts later drops our packets."""
+        keeper = coexist.Keeper()
+        loop = asyncio.get_running_loop()
+        chosen = self._firewall
+        slow = isinstance(chosen, ChosenFirewall) and chosen.backend != "nftables"
+        poll = self._settings.firewall_poll * (_SLOWER if slow else 1)
+        try:
+            while True:
+                await asyncio.sleep(poll)
+                try:
+                    await self.check_firewall()
+                    if not slow:
+                        bridges = [
+                            bridge.bridge_name(r) for r in self._catalog if r.driver == "bridge"
+                        ]
+                        await loop.run_in_executor(None, keeper.look, bridges)
+                except OSError as error:
+                    _log.warning("firewall: %s", error)
+        finally:
+            keeper.close()
 
     async def aclose(self) -> None:
         """Let go of everything. Running containers keep their network; sandboxes that were

@@ -23,6 +23,7 @@ class NetworkSettings:
         ours), "none" for no default network. table: our nftables table.
     default_address_pools: (base, prefix length of each network cut from it).
     pool_size: sandboxes made ahead for the default bridge.
+    firewall_poll: seconds between looks whether another tool changed the packet filter.
     timeout_dns: seconds that the embedded server waits for each server it asks.
     """
 
@@ -49,10 +50,11 @@ class NetworkSettings:
     host_gateway_ips: tuple[str, ...] = ()
     default_address_pools: tuple[tuple[str, int], ...] = DEFAULT_POOLS
     default_network_opts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
-    firewall_backend: str = "nftables"
+    firewall_backend: str = ""
     table: str = "gantry"
     pool_size: int = 6
     timeout_dns: float = 4.0
+    firewall_poll: float = 2.0
     resolv_conf: str = ""
     hosts_path: str = "/etc/hosts"
     plugin_dirs: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins")

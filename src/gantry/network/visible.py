@@ -57,18 +57,19 @@ class Visible:
 
     def linked(self, request: SandboxRequest) -> list[Linked]:
         """The targets of the container's legacy links. System when one does not run."""
-        found: list[Linked] = []
+        asked = list(request.links) if request.mode in ("", "default", "bridge") else []
         for name in ("bridge", "default"):
             config = request.endpoints.get(name)
-            for link in config.links if config is not None else ():
-                target, alias = links.parse(link)
-                linked = self._find(target)
-                if linked is None:
-                    raise System(
-                        f"Cannot link to a non running container: /{target} AS"
-                        f" /{request.name}/{alias}"
-                    )
-                found.append(replace(linked, alias=alias))
+            asked += config.links if config is not None else ()
+        found: list[Linked] = []
+        for link in dict.fromkeys(asked):
+            target, alias = links.parse(link)
+            linked = self._find(target)
+            if linked is None:
+                raise System(
+                    f"Cannot link to a non running container: /{target} AS /{request.name}/{alias}"
+                )
+            found.append(replace(linked, alias=alias))
         return found
 
     def sandbox(

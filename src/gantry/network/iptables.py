@@ -1,0 +1,338 @@
+"""The iptables backend, for kernels and people that want it (`"firewall-backend"`).
+
+Chains have Docker's names, so that scripts and eyes that know dockerd's find their way;
+for the same reason it cannot share a machine with a dockerd that uses iptables too.
+
+A change is one `iptables-restore` a family: rules are counted in Python, and only those
+that come or go are told. Between `start` and `settle` rules are only collected; `settle`
+replaces our chains in one transaction, so that a restarted daemon interrupts nobody.
+
+    filter FORWARD     → DOCKER-USER, DOCKER-FORWARD
+    DOCKER-FORWARD     → DOCKER-CT (belongs to a connection), DOCKER-ISOLATION-STAGE-1
+                         (internal, icc), DOCKER-BRIDGE (into a bridge → DOCKER),
+                         DOCKER-ISOLATION-STAGE-2 (into a bridge: drop), out of one: accept
+    nat PREROUTING, OUTPUT → DOCKER; nat POSTROUTING → DOCKER-POSTROUTING
+    raw PREROUTING     → DOCKER-RAW (loopback addresses from outside)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from gantry.network.firewall import BridgeRules, LinkRule, PortRule
+
+_log = logging.getLogger(__name__)
+
+Rule = tuple[str, str, str]
+"""(table, chain, the rest of the rule)."""
+
+_CHAINS = (
+    ("filter", "DOCKER"),
+    ("filter", "DOCKER-FORWARD"),
+    ("filter", "DOCKER-CT"),
+    ("filter", "DOCKER-ISOLATION-STAGE-1"),
+    ("filter", "DOCKER-ISOLATION-STAGE-2"),
+    ("filter", "DOCKER-BRIDGE"),
+    ("nat", "DOCKER"),
+    ("nat", "DOCKER-POSTROUTING"),
+    ("raw", "DOCKER-RAW"),
+)
+_JUMPS: tuple[Rule, ...] = (
+    ("filter", "FORWARD", "-j DOCKER-FORWARD"),
+    ("filter", "FORWARD", "-j DOCKER-USER"),
+    ("nat", "PREROUTING", "-m addrtype --dst-type LOCAL -j DOCKER"),
+    ("nat", "OUTPUT", "-m addrtype --dst-type LOCAL -j DOCKER"),
+    ("nat", "POSTROUTING", "-j DOCKER-POSTROUTING"),
+    ("raw", "PREROUTING", "-j DOCKER-RAW"),
+)
+_FIXED: tuple[Rule, ...] = (
+    ("filter", "DOCKER-FORWARD", "-j DOCKER-CT"),
+    ("filter", "DOCKER-FORWARD", "-j DOCKER-ISOLATION-STAGE-1"),
+    ("filter", "DOCKER-FORWARD", "-j DOCKER-BRIDGE"),
+    ("filter", "DOCKER-FORWARD", "-j DOCKER-ISOLATION-STAGE-2"),
+    ("filter", "DOCKER", "-m conntrack --ctstate DNAT -j ACCEPT"),
+)
+
+
+class IptablesError(OSError):
+    """iptables refused; nothing was changed in the table it concerns."""
+
+
+@dataclass(slots=True)
+class _Family:
+    """One of iptables and ip6tables. rules: with how many need each, in order of coming."""
+
+    version: int
+    command: str
+    rules: Counter[Rule] = field(default_factory=Counter)
+    usable: bool = True
+
+
+class IptablesFirewall:
+    """`gantry.network.firewall.Firewall`. flavour: "", "nft" or "legacy"."""
+
+    def __init__(self, flavour: str = "", *, ipv6: bool = True) -> None:
+        middle = f"-{flavour}" if flavour else ""
+        self._families = [_Family(4, f"iptables{middle}")]
+        if ipv6:
+            self._families.append(_Family(6, f"ip6tables{middle}"))
+        self._settled = False
+        self._bridges: dict[str, BridgeRules] = {}
+        self._ports: set[PortRule] = set()
+        self._links: set[LinkRule] = set()
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        for family in self._families:
+            if shutil.which(family.command) is None:
+                raise IptablesError(2, f"{family.command}: command not found")
+            try:
+                await _restore(family, "*nat\nCOMMIT\n*filter\nCOMMIT\n")
+            except IptablesError as error:
+                if family.version == 4:
+                    raise
+                _log.warning("IPv6 is not filtered: %s", error)
+                family.usable = False
+            family.rules.update(_FIXED)
+
+    async def add_bridge(self, rules: BridgeRules) -> None:
+        before = self._bridges.get(rules.bridge)
+        if before == rules:
+            return
+        self._bridges[rules.bridge] = rules
+        await self._change(
+            lambda version: _bridge_rules(rules, version),
+            lambda version: _bridge_rules(before, version) if before else [],
+        )
+
+    async def remove_bridge(self, bridge: str) -> None:
+        before = self._bridges.pop(bridge, None)
+        if before is not None:
+            await self._change(lambda _: [], lambda version: _bridge_rules(before, version))
+
+    async def publish(self, add: Sequence[PortRule], remove: Sequence[PortRule] = ()) -> None:
+        new = [rule for rule in add if rule not in self._ports]
+        gone = [rule for rule in remove if rule in self._ports]
+        await self._change(
+            lambda version: [r for rule in new for r in _port_rules(rule, version)],
+            lambda version: [r for rule in gone for r in _port_rules(rule, version)],
+        )
+        self._ports.difference_update(gone)
+        self._ports.update(new)
+
+    async def link(self, add: Sequence[LinkRule], remove: Sequence[LinkRule] = ()) -> None:
+        new = [rule for rule in add if rule not in self._links]
+        gone = [rule for rule in remove if rule in self._links]
+        await self._change(
+            lambda version: [r for rule in new for r in _link_rules(rule, version)],
+            lambda version: [r for rule in gone for r in _link_rules(rule, version)],
+        )
+        self._links.difference_update(gone)
+        self._links.update(new)
+
+    async def settle(self) -> None:
+        async with self._lock:
+            for family in self._families:
+                await self._replace(family)
+            self._settled = True
+
+    async def check(self) -> bool:
+        async with self._lock:
+            whole = True
+            for family in self._families:
+                if family.usable and not await _in_place(family):
+                    _log.warning("%s: our chains are gone; restoring", family.command)
+                    await self._replace(family)
+                    whole = False
+            return whole
+
+    async def close(self, *, remove: bool = False) -> None:
+        if not remove:
+            return
+        for family in self._families:
+            for table, chain, rest in _JUMPS:
+                await _run(family, "-t", table, "-D", chain, *rest.split())
+            chains = (*_CHAINS, ("filter", "DOCKER-USER"))
+            for action in ("-F", "-X"):
+                for table, chain in chains:
+                    await _run(family, "-t", table, action, chain)
+
+    async def _change(
+        self, add: Callable[[int], Iterable[Rule]], remove: Callable[[int], Iterable[Rule]]
+    ) -> None:
+        async with self._lock:
+            for family in self._families:
+                delta = Counter(add(family.version))
+                delta.subtract(remove(family.version))
+                before = family.rules
+                lines = [
+                    (rule, "-D" if number < 0 else "-A")
+                    for rule, number in delta.items()
+                    if (number > 0 and not before[rule])
+                    or (number < 0 < before[rule] and before[rule] + number <= 0)
+                ]
+                if self._settled and family.usable and lines:
+                    lines.sort(key=lambda line: line[1] == "-A")
+                    await _restore(family, _script(lines))
+                before.update(delta)
+                for rule in delta:
+                    if before[rule] <= 0:
+                        del before[rule]
+
+    async def _replace(self, family: _Family) -> None:
+        """Our chains with all that is wanted, and the jumps to them, at once."""
+        if not family.usable:
+            return
+        user = await _run(family, "-t", "filter", "-S", "DOCKER-USER") == 0
+        lines: dict[str, list[str]] = {"filter": [], "nat": [], "raw": []}
+        for table, chain in _CHAINS:
+            lines[table].append(f":{chain} - [0:0]")
+        if not user:
+            lines["filter"].append(":DOCKER-USER - [0:0]")
+        for table, chain, rest in _JUMPS:
+            if await _run(family, "-t", table, "-C", chain, *rest.split()) != 0:
+                lines[table].append(f"-I {chain} 1 {rest}")
+        for table, chain, rest in family.rules:
+            lines[table].append(f"-A {chain} {rest}")
+        text = "".join(
+            f"*{table}\n" + "".join(f"{line}\n" for line in own) + "COMMIT\n"
+            for table, own in lines.items()
+        )
+        await _restore(family, text)
+
+
+def _script(lines: Iterable[tuple[Rule, str]]) -> str:
+    tables: dict[str, list[str]] = {}
+    for (table, chain, rest), action in lines:
+        tables.setdefault(table, []).append(f"{action} {chain} {rest}\n")
+    return "".join(f"*{table}\n{''.join(own)}COMMIT\n" for table, own in tables.items())
+
+
+def _bridge_rules(rules: BridgeRules, version: int) -> list[Rule]:
+    name = rules.bridge
+    icc = "ACCEPT" if rules.icc or rules.shard else "DROP"
+    found: list[Rule] = [("filter", "DOCKER-ISOLATION-STAGE-1", f"-i {name} -o {name} -j {icc}")]
+    if rules.shard:
+        return found
+    state = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    found += [
+        ("filter", "DOCKER-CT", f"-i {name} {state}"),
+        ("filter", "DOCKER-CT", f"-o {name} {state}"),
+    ]
+    if version == 4:
+        found.append(("raw", "DOCKER-RAW", f"-i {name} -d 127.0.0.0/8 -j DROP"))
+    if rules.internal:
+        stage = "DOCKER-ISOLATION-STAGE-1"
+        found += [
+            ("filter", stage, f"-i {name} ! -o {name} -j DROP"),
+            ("filter", stage, f"! -i {name} -o {name} -j DROP"),
+        ]
+        return found
+    mode = rules.mode4 if version == 4 else rules.mode6
+    found += [("filter", "DOCKER-BRIDGE", f"-o {name} -j DOCKER")]
+    if mode == "nat-unprotected":
+        found.append(("filter", "DOCKER-BRIDGE", f"-o {name} -j ACCEPT"))
+    if mode == "routed":
+        icmp = "icmp" if version == 4 else "ipv6-icmp"
+        found.append(("filter", "DOCKER-BRIDGE", f"-o {name} -p {icmp} -j ACCEPT"))
+    found += [
+        ("filter", "DOCKER-BRIDGE", f"-i {inward} -o {name} -j ACCEPT") for inward in rules.trusted
+    ]
+    found += [
+        ("filter", "DOCKER-ISOLATION-STAGE-2", f"-o {name} -j DROP"),
+        ("filter", "DOCKER-FORWARD", f"-i {name} -j ACCEPT"),
+    ]
+    return found + _nat_rules(rules, version, mode)
+
+
+def _nat_rules(rules: BridgeRules, version: int, mode: str) -> list[Rule]:
+    name, chain = rules.bridge, "DOCKER-POSTROUTING"
+    found: list[Rule] = []
+    if version == 4:
+        found.append(("nat", chain, f"-s 127.0.0.0/8 -o {name} -j MASQUERADE"))
+    snat = rules.snat4 if version == 4 else rules.snat6
+    target = f"SNAT --to-source {snat}" if snat else "MASQUERADE"
+    for subnet in rules.subnets4 if version == 4 else rules.subnets6:
+        network = ip_network(subnet)
+        found.append(
+            ("nat", chain, f"-s {network} -o {name} -m conntrack --ctstate DNAT -j MASQUERADE")
+        )
+        if rules.masquerade and mode != "routed":
+            found.append(("nat", chain, f"-s {network} ! -o {name} -j {target}"))
+    return found
+
+
+def _port_rules(rule: PortRule, version: int) -> list[Rule]:
+    if (6 if ":" in rule.address else 4) != version:
+        return []
+    last = rule.port + rule.count - 1
+    if rule.routed:
+        span = f"{rule.port}:{last}" if rule.count > 1 else f"{rule.port}"
+        return [("filter", "DOCKER", f"-d {rule.address} -p {rule.proto} --dport {span} -j ACCEPT")]
+    if (":" in rule.host_ip) != (":" in rule.address):
+        return []
+    where = "" if rule.host_ip in ("0.0.0.0", "::") else f"-d {rule.host_ip} "
+    span = f"{rule.host_port}"
+    if rule.count > 1:
+        span += f":{rule.host_port + rule.count - 1}"
+    match = f"{where}-p {rule.proto} --dport {span}"
+    shown = f"[{rule.address}]" if version == 6 else rule.address
+    to = f"{shown}:{rule.port}"
+    if rule.count > 1:
+        to = rule.address if rule.port == rule.host_port else f"{to}-{last}/{rule.host_port}"
+    found: list[Rule] = [("nat", "DOCKER", f"{match} -j DNAT --to-destination {to}")]
+    if rule.host_ip.startswith("127."):
+        found.append(("raw", "DOCKER-RAW", f"{match} ! -i lo -j DROP"))
+    return found
+
+
+def _link_rules(rule: LinkRule, version: int) -> list[Rule]:
+    if (6 if ":" in rule.source else 4) != version:
+        return []
+    match = f"-s {rule.source} -d {rule.target} -p {rule.proto} --dport {rule.port}"
+    back = f"-s {rule.target} -d {rule.source} -p {rule.proto} --sport {rule.port}"
+    return [("filter", "DOCKER-CT", f"{one} -j ACCEPT") for one in (match, back)]
+
+
+async def _in_place(family: _Family) -> bool:
+    table, chain, rest = _JUMPS[0]
+    return (
+        await _run(family, "-t", table, "-C", chain, *rest.split()) == 0
+        and await _run(family, "-t", "nat", "-S", "DOCKER") == 0
+        and await _run(family, "-t", "filter", "-C", *_FIXED[0][1:2], *_FIXED[0][2].split()) == 0
+    )
+
+
+async def _run(family: _Family, *arguments: str) -> int:
+    """Its exit status."""
+
+    def call() -> int:
+        return subprocess.run(
+            (family.command, "-w", *arguments), capture_output=True, check=False
+        ).returncode
+
+    return await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+async def _restore(family: _Family, script: str) -> None:
+    def call() -> None:
+        done = subprocess.run(
+            (f"{family.command}-restore", "-w", "--noflush"),
+            input=script,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines() or [os.strerror(5)]
+            raise IptablesError(5, f"{family.command}-restore: {said[0]}")
+
+    await asyncio.get_running_loop().run_in_executor(None, call)
