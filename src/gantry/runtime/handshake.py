@@ -72,12 +72,16 @@ class Channel:
 
     def receive(self) -> tuple[bytes, bytes, int | None]:
         """The next message; (b"", b"", None) at the end."""
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(
-                _MAX, socket.CMSG_SPACE(_INT.size), socket.MSG_CMSG_CLOEXEC
-            )
-        except ConnectionResetError:
-            return b"", b"", None
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(
+                    _MAX, socket.CMSG_SPACE(_INT.size), socket.MSG_CMSG_CLOEXEC
+                )
+                break
+            except ConnectionResetError:
+                # The peer ended with a message of ours unread. The error comes once, and
+                # before what the peer still had to say.
+                continue
         fd = None
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
