@@ -420,7 +420,7 @@ def test_inspect_of_older_versions(tmp_path: Path) -> None:
     async def main() -> None:
         async with engine(tmp_path) as served:
             bridge = {"IPAddress": "172.17.0.2", "MacAddress": MAC, "EndpointID": "e"}
-            detail = {
+            detail: dict[str, Any] = {
                 "Id": "0123456789abcdef",
                 "Config": {"Hostname": "h"},
                 "HostConfig": {},
@@ -430,6 +430,10 @@ def test_inspect_of_older_versions(tmp_path: Path) -> None:
             served.fakes.containers.detail = detail
             new = (await served.get("/v1.52/containers/c/json")).json()
             assert new == detail
+            detail["NetworkSettings"] |= {"IPAddress": "", "HairpinMode": False}
+            newest = (await served.get("/containers/c/json")).json()
+            assert set(newest["NetworkSettings"]) == {"Networks"}
+            detail["NetworkSettings"].pop("IPAddress")
             old = (await served.get("/v1.40/containers/c/json")).json()
             settings = old["NetworkSettings"]
             assert settings["IPAddress"] == "172.17.0.2"

@@ -86,10 +86,13 @@ def old_row(row: Json, version: int) -> Json:
 
 def inspect(answer: Json, version: int) -> Json:
     """GET /containers/{name}/json; the backend's dict is not changed."""
-    if version >= 52:
-        return answer
     answer = dict(answer)
     settings = dict(answer.get("NetworkSettings") or {})
+    if version >= 52:
+        answer["NetworkSettings"] = {
+            key: value for key, value in settings.items() if key not in BRIDGE_LEFT
+        }
+        return answer
     networks: Json = dict(settings.get("Networks") or {})
     config = dict(answer.get("Config") or {})
     if version < 45:

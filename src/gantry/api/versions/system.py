@@ -10,10 +10,17 @@ from gantry.api.versions.merge import add_missing
 
 COMMITS: Final = ("ContainerdCommit", "RuncCommit", "InitCommit")
 
+NONDISTRIBUTABLE: Final = (
+    "AllowNondistributableArtifactsCIDRs",
+    "AllowNondistributableArtifactsHostnames",
+)
+
 
 def info(answer: Json, version: int) -> Json:
     """GET /info; the backend's dict is not changed."""
     answer = dict(answer)
+    if answer.get("SystemStatus", "") is None:
+        del answer["SystemStatus"]
     if version < 53:
         answer.pop("NRI", None)
     if version < 52:
@@ -23,14 +30,20 @@ def info(answer: Json, version: int) -> Json:
         add_missing(answer, {"BridgeNfIptables": False, "BridgeNfIp6tables": False})
     if version < 49:
         answer.pop("FirewallBackend", None)
-        for key in COMMITS:
-            commit = dict(answer.get(key) or {})
-            commit.setdefault("Expected", commit.get("ID", ""))
-            answer[key] = commit
+    for key in COMMITS:
+        if key not in answer:
+            continue
+        commit = dict(answer[key] or {})
+        expected = commit.pop("Expected", commit.get("ID", ""))
+        answer[key] = commit | {"Expected": expected} if version < 49 else commit
+    registry = {
+        key: value
+        for key, value in (answer.get("RegistryConfig") or {}).items()
+        if not key.startswith("AllowNondistributable")
+    }
     if version < 47:
-        registry = dict(answer.get("RegistryConfig") or {})
-        registry.setdefault("AllowNondistributableArtifactsCIDRs", None)
-        registry.setdefault("AllowNondistributableArtifactsHostnames", None)
+        registry |= dict.fromkeys(NONDISTRIBUTABLE)
+    if registry:
         answer["RegistryConfig"] = registry
     if version < 46:
         answer.pop("Containerd", None)
