@@ -40,19 +40,19 @@ def serve(certificates: Path) -> Iterator[Callable[[Script], int]]:
 
     def start(script: Script) -> int:
         def run() -> None:
-            raw, _ = listener.accept()
-            with raw:
-                try:
-                    with context.wrap_socket(raw, server_side=True) as connection:
-                        script(connection)
-                except OSError:
-                    pass  # the client refused us
+            try:
+                raw, _ = listener.accept()
+                with raw, context.wrap_socket(raw, server_side=True) as connection:
+                    script(connection)
+            except OSError:
+                pass  # the client refused us, or was gone before we looked
 
         threads.append(threading.Thread(target=run))
         threads[0].start()
         return int(listener.getsockname()[1])
 
     yield start
+    listener.shutdown(socket.SHUT_RDWR)  # wakes an accept; close alone does not
     listener.close()
     for thread in threads:
         thread.join(10)
