@@ -62,7 +62,7 @@ class DebianRegistry:
         lines = [
             "version: 0.1",
             "log: {level: warn}",
-            f"storage: {{filesystem: {{rootdirectory: {root / 'data'}}}, delete: {{enabled: true}}}}",
+            f"storage: {{filesystem: {{rootdirectory: {root / 'data'}}}}}",
             f"http: {{addr: '{self.host}'"
             + (f", tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else "")
             + "}",
@@ -113,7 +113,9 @@ class DebianRegistry:
         self.process.kill()
         self.process.wait()
 
-    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, bytes]:
         """One exchange: status and body."""
         connection: http.client.HTTPConnection
         if self._tls is not None:

@@ -162,6 +162,8 @@ class _Pull:
         image = self._catalog.images.get(manifest.config.digest)
         if image is None:
             image = await self._fetch(raw, manifest)
+        else:
+            self._check_platform(image.os, image.architecture, image.variant)
         self._say(messages.status(f"Digest: {found.digest}"))
         return await self._name(image, found.digest)
 
@@ -228,8 +230,7 @@ class _Pull:
             )
         if len(document.diff_ids) != len(manifest.layers):
             raise InvalidParameter("layers from manifest don't match image configuration")
-        if self._wanted is not None:
-            self._check_platform(document.os or "linux", document.architecture, document.variant)
+        self._check_platform(document.os or "linux", document.architecture, document.variant)
         return config
 
     def _check_platform(self, os: str, architecture: str, variant: str) -> None:
@@ -360,8 +361,10 @@ class _Board:
         while True:
             await asyncio.sleep(_TICK)
             dirty, self._dirty = self._dirty, set()
+            done = {self._layers[position].digest for position in self._finished}
             for transfer in dirty:
-                if transfer.phase in (DOWNLOADING, COMPLETE):
+                going = transfer.phase == DOWNLOADING or transfer.extracted
+                if going and transfer.descriptor.digest not in done:
                     self._tell(transfer)
 
 

@@ -292,18 +292,20 @@ class _Fetch:
     async def _take(self, span: Span, pieces: object, whole: bool) -> None:
         waiting: list[bytes] = []
         size = 0
-        async for piece in pieces:  # type: ignore[attr-defined]  # aiohttp's own iterator class
-            if span.position + size + len(piece) > span.end:
-                piece = piece[: span.end - span.position - size]
-            waiting.append(piece)
-            size += len(piece)
-            if size >= _PIECE:
+        try:
+            async for piece in pieces:  # type: ignore[attr-defined]  # aiohttp's own iterator
+                if span.position + size + len(piece) > span.end:
+                    piece = piece[: span.end - span.position - size]
+                waiting.append(piece)
+                size += len(piece)
+                if size >= _PIECE:
+                    await self._put(span, b"".join(waiting), whole)
+                    waiting, size = [], 0
+                if span.position + size >= span.end:
+                    break
+        finally:
+            if waiting:  # also when the connection broke: the next try goes on from here
                 await self._put(span, b"".join(waiting), whole)
-                waiting, size = [], 0
-            if span.position + size >= span.end:
-                break
-        if waiting:
-            await self._put(span, b"".join(waiting), whole)
 
     async def _put(self, span: Span, data: bytes, whole: bool) -> None:
         writer = self._writer
