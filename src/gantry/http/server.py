@@ -70,7 +70,8 @@ class Connection(RequestHandler):
                 self._body_left -= len(part)
                 super().data_received(part)
             self._hold(data)
-        elif self._waiter is not None and data.startswith(b"POST "):
+        elif data.startswith(b"POST ") and (self._waiter is not None or not self._request_count):
+            # Idle, or so new that aiohttp's task has not run yet: this is a request's beginning.
             end = self._end_of_hijackable(data)
             if end == 0:
                 super().data_received(data)
