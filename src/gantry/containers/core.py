@@ -55,6 +55,10 @@ class Core:
         """Remember the state, soon."""
         self.store.note(container.id, _encode(container.state))
 
+    async def noted(self, container: Container) -> None:
+        """Remember the state: at return the next daemon knows it, however this one ends."""
+        await self.store.noted(container.id, _encode(container.state))
+
     def event(
         self, container: Container, action: str, extra: Mapping[str, str] | None = None
     ) -> None:

@@ -94,7 +94,6 @@ class Exits:
         container.resolve(live.next_exit)
         if not again:
             container.resolve(live.not_running)
-        core.note(container)
         if status.oom_killed:
             core.event(container, "oom")
         lasted = {"execDuration": str(int(ran)), "exitCode": str(status.code)}
@@ -102,7 +101,9 @@ class Exits:
         # Whoever starts, stops or removes it next waits for this lock.
         async with container.lock:
             if task is not None:
+                # First we know it, then the shim may forget it.
                 with contextlib.suppress(GantryError, OSError):
+                    await core.noted(container)
                     await task.delete()
             await surroundings.dissolve(core, container)
             if exited is not None and not exited.done():

@@ -71,6 +71,9 @@ class Starter:
         core, record, live = self._core, container.record, container.live
         async with AsyncExitStack() as undo, AsyncExitStack() as during:
             found = await surroundings.arrange(core, container, undo, during)
+            # Written while the container is made: what a daemon after us needs to find it again.
+            container.change(network=found.sandbox.state)
+            core.note(container)
             mounts = core.snapshots.mounts(record.id)
             identity = await self._identities.of(container, record.config.user, mounts)
             start = Start(
@@ -115,7 +118,6 @@ class Starter:
             error="",
             oom_killed=False,
             started_at=time.time_ns(),
-            network=found.sandbox.state,
             ended_at_shutdown=False,
         )
         core.note(container)

@@ -56,6 +56,16 @@ class ContainerStore:
             lambda c: c.execute("UPDATE containers SET state=? WHERE id=?", (state, container_id))
         )
 
+    async def noted(self, container_id: str, state: bytes) -> None:
+        """What happened; at return it survives the end of this process."""
+        await self._db.write(
+            lambda c: (
+                c.execute("UPDATE containers SET state=? WHERE id=?", (state, container_id))
+                and None
+            ),
+            sync=False,
+        )
+
     async def delete(self, container_id: str) -> None:
         """Durable at return."""
         await self._db.write(

@@ -5,6 +5,7 @@ Life cycle::
     db = Database("/var/lib/gantry/gantry.db")          # opens or creates, starts the writer
     db.migrate("containers", ("CREATE TABLE ...",))      # before the first use of a table
     row = await db.write(lambda c: c.execute(...))       # durable at return
+    await db.write(fn, sync=False)                       # survives our own death, not the power's
     db.write_soon(lambda c: c.execute(...))              # a hint: written soon, no fsync of its own
     rows = db.read(lambda c: c.execute(...).fetchall())  # sync, on this thread's own connection
     await db.aclose()                                    # what was queued is written, durably
@@ -38,8 +39,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_LINGER: Final = 0.2
-"""Seconds that a hint waits for a durable write to travel with."""
+_LINGER: Final = 0.02
+"""Seconds that a hint waits for company."""
 
 _CHECKPOINT_PAGES: Final = 1000
 """WAL pages from which an idle writer copies them back into the main file."""
@@ -50,6 +51,7 @@ _CHECKPOINT_PAGES_BUSY: Final = 8000
 
 class _Job(Protocol):
     durable: bool
+    urgent: bool
 
     def run(self, connection: sqlite3.Connection) -> None: ...
 
@@ -63,9 +65,10 @@ class _Write(Generic[T]):
     fn: Callable[[sqlite3.Connection], T]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[T]
+    durable: bool = True
     value: T | None = None
     error: Exception | None = None
-    durable: bool = True
+    urgent: bool = True
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
@@ -93,6 +96,7 @@ class _Hint:
 
     fn: Callable[[sqlite3.Connection], object]
     durable: bool = False
+    urgent: bool = False
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
@@ -134,15 +138,18 @@ class Database:
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, fn: Callable[[sqlite3.Connection], T], *, sync: bool = True) -> T:
         """Run `fn` in a transaction; its value once that is on the disk.
+
+        sync: durable whatever happens. Without, it is the kernel's at return: it survives the
+        end of this process, and a power cut only if something was written durably since.
 
         An exception of `fn` undoes what it wrote and is raised here. Cancelling the caller
         does not take the write back.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._put(_Write(fn, loop, future))
+        self._put(_Write(fn, loop, future, sync))
         return await future
 
     def write_soon(self, fn: Callable[[sqlite3.Connection], object]) -> None:
@@ -229,17 +236,17 @@ class Database:
         if job is None:
             return False
         batch.append(job)
-        durable = job.durable
+        urgent = job.urgent
         while True:
             try:
-                # Hints alone linger for company; a durable write takes along what is there.
-                job = self._queue.get_nowait() if durable else self._queue.get(timeout=_LINGER)
+                # Hints alone linger for company; who is waited for takes along what is there.
+                job = self._queue.get_nowait() if urgent else self._queue.get(timeout=_LINGER)
             except queue.Empty:
                 return True
             if job is None:
                 return False
             batch.append(job)
-            durable = durable or job.durable
+            urgent = urgent or job.urgent
 
     def _commit(self, batch: list[_Job], durable: bool) -> None:
         connection = self._writer
@@ -290,6 +297,7 @@ class _Blocking:
     done: threading.Event
     error: Exception | None = None
     durable: bool = True
+    urgent: bool = True
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
