@@ -48,6 +48,7 @@ class ShimTasks:
         """Have a launcher ready before the first start."""
         self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         await self._launcher.warm()
+        await self._launcher.refill()
 
     @property
     def launcher(self) -> Launcher:
@@ -112,6 +113,8 @@ class ShimTasks:
         finally:
             if netns is not None:
                 os.close(netns)
+            if not self._owner.closed:
+                self._owner.spawn(self._launcher.refill(), "refill")
 
     async def _start_once(
         self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]

@@ -209,7 +209,7 @@ def test_figures_and_limits(world: ShimWorld) -> None:
         task, _ = await tasks.start(world.spec("sleep", "1000"), None)
         figures = json.loads(await task.stats())
         assert figures["memory"]["usage"]["usage"] > 0
-        assert figures["pids"]["current"] == 1
+        assert figures["pids"]["current"] >= 1
         assert figures["cpu"]["usage"]["total"] > 0
         await task.update(
             json.dumps({"memory": {"limit": 50 << 20}, "pids": {"limit": 33}}).encode()

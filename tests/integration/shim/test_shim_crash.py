@@ -20,6 +20,7 @@ from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import NotFound
 from gantry.model.task import StdioSpec, TaskSpec
 from gantry.tasks.driver import ShimTasks
+from gantry.tasks.launcher import SPARE
 from gantry.testing.tasks_contract import (
     BOTH,
     KILL,
@@ -179,10 +180,10 @@ def test_the_next_start_works_when_the_launcher_was_killed(own: ShimWorld) -> No
         first, _ = await tasks.start(own.spec("sleep", "1000"), None)
         pid = tasks.launcher.pid
         os.kill(pid, signal.SIGKILL)
-        second, _ = await tasks.start(own.spec("sleep", "1000"), None)
+        others = [(await tasks.start(own.spec("sleep", "1000"), None))[0] for _ in range(SPARE + 1)]
         assert tasks.launcher.pid not in (0, pid)
         assert (await first.state()).status == "running"
-        for task in (first, second):
+        for task in (first, *others):
             await task.kill(KILL)
             assert (await task.wait()).code == 137
             await task.delete()
