@@ -13,9 +13,11 @@ import ssl
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from gantry.http.server import Handler, Server
+from gantry.http.tls import TlsProtocol
 from gantry.model.errors import Conflict, InvalidParameter, System
 
 _log = logging.getLogger(__name__)
@@ -226,7 +228,11 @@ class Listeners:
                 self.addresses.append(str(address))
             else:
                 self._listening.append(
-                    await loop.create_server(self._server, sock=sock, ssl=tls, backlog=BACKLOG)
+                    await loop.create_server(
+                        partial(TlsProtocol, tls, self._server) if tls else self._server,
+                        sock=sock,
+                        backlog=BACKLOG,
+                    )
                 )
                 host, port = sock.getsockname()[:2]
                 self.addresses.append(str(Address("tcp", host=host, port=port)))
