@@ -1,22 +1,24 @@
 """What the starter tells the shim about the container it has made.
 
-One blob with fds, of which the shim looks at the first five bytes only, until something
+One blob with fds, of which the shim looks at the first nine bytes only, until something
 happens to its container (see `gantry.shim.idle`)::
 
-    u32 init's pid | u8 fds to be watched (the first ones) | frame (gantry.ipc.frames)
+    u32 init's pid | u8 fds to be watched (the first ones) | u32 size of the rest | marshal
+
+marshal, for both ends are forks of one process: it is read by one C function, where JSON
+and checks would make a shim touch half a megabyte of shared pages.
 """
 
 from __future__ import annotations
 
+import marshal
 import struct
 from dataclasses import dataclass
 
-from gantry.ipc import wire
-from gantry.ipc.frames import Decoder, Message, ProtocolError, encode
-from gantry.model.task import TaskSpec
+from gantry.model.task import LogSpec, StdioSpec, TaskSpec
 from gantry.shim.pipes import OurFds
 
-PREFIX = struct.Struct("!IB")
+PREFIX = struct.Struct("!IBI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,54 +42,42 @@ class Handover:
 
 def pack(handover: Handover) -> tuple[bytes, list[int]]:
     """The blob and its fds, in order."""
+    spec, fds = handover.spec, handover.stdio
+    stdio, log = spec.stdio, spec.log
     sockets = [fd for fd, _ in handover.attachments]
-    stdio = handover.stdio
-    watched = [handover.listener, *sockets, stdio.stdout, stdio.stderr, stdio.console]
-    fds = [fd for fd in watched if fd >= 0]
-    head = {
-        **wire.task_to_wire(handover.spec, handover.folder),
-        "pid": handover.pid,
-        "started_at": handover.started_at,
-        "own_pids": handover.own_pids,
-        "oom_files": list(handover.oom_files),
-        "attachments": [list(wants) for _, wants in handover.attachments],
-        "open_stdin": stdio.stdin >= 0,
-    }
-    prefix = PREFIX.pack(handover.pid, len(fds))
-    if stdio.stdin >= 0:
-        fds.append(stdio.stdin)
-    return prefix + encode(head, b"", len(fds)), fds
+    watched = [handover.listener, *sockets, fds.stdout, fds.stderr, fds.console]
+    passed = [fd for fd in watched if fd >= 0]
+    rest = marshal.dumps(
+        (
+            (stdio.terminal, stdio.open_stdin, stdio.stdin_once, stdio.rows, stdio.columns),
+            (log.driver, log.path, log.max_size, log.max_file, log.compress, dict(log.attrs)),
+            (spec.container_id, spec.runtime, spec.runtime_args, spec.systemd_cgroup),
+            (handover.folder, handover.pid, handover.started_at, handover.own_pids),
+            handover.oom_files,
+            tuple(wants for _, wants in handover.attachments),
+            fds.stdin >= 0,
+        )
+    )
+    prefix = PREFIX.pack(handover.pid, len(passed), len(rest))
+    if fds.stdin >= 0:
+        passed.append(fds.stdin)
+    return prefix + rest, passed
 
 
 def unpack(data: bytes, fds: list[int]) -> Handover:
-    """The other way round."""
-    messages = Decoder().feed(data[PREFIX.size :], fds)
-    if len(messages) != 1:
-        raise ProtocolError("bad handover")
-    (message,) = messages
-    spec = wire.task_from_wire(message)
-    rest = list(message.fds)
-    listener = rest.pop(0)
-    wants = wire.attachments_from_wire(message.head.get("attachments"))
-    attachments = tuple((rest.pop(0), wanted) for wanted in wants)
-    stdin = rest.pop() if message.flag("open_stdin") else -1
-    if spec.stdio.terminal:
-        stdio = OurFds(console=rest.pop())
-    else:
-        stdio = OurFds(stdin, *rest)
-    return Handover(
-        spec=spec,
-        folder=message.text("bundle"),
-        pid=message.number("pid"),
-        started_at=message.seconds("started_at"),
-        own_pids=message.flag("own_pids"),
-        oom_files=_texts(message, "oom_files"),
-        listener=listener,
-        stdio=stdio,
-        attachments=attachments,
+    """The other way round. The task's configuration and root stay with the starter."""
+    stdio_values, log_values, task, own, oom_files, wants, has_stdin = marshal.loads(data[9:])
+    stdio = StdioSpec(*stdio_values)
+    container_id, runtime, args, systemd_cgroup = task
+    spec = TaskSpec(
+        container_id, b"", (), stdio, LogSpec(*log_values), runtime, args, systemd_cgroup
     )
-
-
-def _texts(message: Message, key: str) -> tuple[str, ...]:
-    value = message.head.get(key)
-    return tuple(str(text) for text in value) if isinstance(value, list) else ()
+    stdin = fds.pop() if has_stdin else -1
+    if stdio.terminal:
+        ours = OurFds(stdin, -1, -1, fds.pop())
+    else:
+        stderr, stdout = fds.pop(), fds.pop()
+        ours = OurFds(stdin, stdout, stderr, -1)
+    folder, pid, started_at, own_pids = own
+    attachments = tuple(zip(fds[1:], wants, strict=True))
+    return Handover(spec, folder, pid, started_at, own_pids, oom_files, fds[0], ours, attachments)

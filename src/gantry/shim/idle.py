@@ -21,7 +21,7 @@ from gantry.shim import starter
 
 _SPACE = 1040  # CMSG_SPACE(250 fds)
 _CMSG_CLOEXEC = 0x40000000
-_HEADER = 5 + 10  # handover.PREFIX, and a frame's
+_HEADER = 9  # handover.PREFIX
 
 
 def wait(control: int) -> tuple[bytes, list[int]] | None:
@@ -63,6 +63,5 @@ def receive(sock: socket) -> tuple[bytes, array[int]]:
             fds.frombytes(content)
         data += more
         if len(data) >= _HEADER:
-            head = int.from_bytes(data[5:9], "big")
-            wanted = _HEADER + head + int.from_bytes(data[9:13], "big")
+            wanted = _HEADER + int.from_bytes(data[5:9], "big")
     return data, fds

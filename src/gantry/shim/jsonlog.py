@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Mapping
 
-STREAMS = {1: b"stdout", 2: b"stderr"}
 PREFIX = b'{"log":"'
 
 _SAFE = bytes(c for c in range(0x20, 0x80) if c not in b'\\"<>&') + b"\n"
@@ -87,10 +86,8 @@ class Encoder:
         extra = b""
         if attrs:
             extra = b'"attrs":' + json.dumps(dict(attrs), separators=(",", ":")).encode() + b","
-        self._middle = {
-            number: b'","stream":"' + name + b'",' + extra + b'"time":"'
-            for number, name in STREAMS.items()
-        }
+        end = b'",' + extra + b'"time":"'
+        self._middle = (b"", b'","stream":"stdout' + end, b'","stream":"stderr' + end)
 
     def lines(self, stream: int, block: bytes, stamp: bytes) -> bytes:
         """Objects for whole lines; `block` ends with a newline."""

@@ -23,7 +23,7 @@ from gantry.ipc.frames import Message, ProtocolError, close_all
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
 from gantry.shim import pipes, worker
-from gantry.shim.backend import RuntimeFailed, count_oom_kills, exec_failed
+from gantry.shim.backend import Backend, RuntimeFailed, count_oom_kills, exec_failed
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
@@ -53,9 +53,6 @@ class Shim:
         self.spec = spec = made.spec
         self.folder = Folder(made.folder)
         self._loop = Loop(self.child_ended)
-        self._backend = make_backend(
-            spec.runtime, spec.runtime_args, spec.container_id, made.folder, spec.systemd_cgroup
-        )
         self._started_at = made.started_at
         self._own_pids = made.own_pids
         self._oom_files = made.oom_files
@@ -80,20 +77,6 @@ class Shim:
         self._listener: socket.socket | None = socket.socket(fileno=made.listener)
         self._loop.watch(made.listener, READ, self._accept)
         self._add_peer(Channel(control))
-        self._ops: dict[str, Callable[[Message], worker.Result]] = {
-            "attach": self._attach,
-            "delete": self._delete,
-            "exec": self._exec,
-            "flush": self._flush,
-            "kill": self._kill,
-            "pause": self._pause,
-            "pids": self._pids,
-            "resize": self._resize,
-            "resume": self._resume,
-            "state": self._state,
-            "stats": self._stats,
-            "update": self._update,
-        }
 
     def serve(self) -> None:
         """Until the container is deleted and every client has what it is owed."""
@@ -113,16 +96,28 @@ class Shim:
             self._listener.close()
         self._loop.close()
 
+    @property
+    def _backend(self) -> Backend:
+        """For workers: made there, and gone with them."""
+        spec = self.spec
+        return make_backend(
+            spec.runtime,
+            spec.runtime_args,
+            spec.container_id,
+            self.folder.path,
+            spec.systemd_cgroup,
+        )
+
     def _work(self, work: Callable[[], worker.Result], keep: Sequence[int] = ()) -> Message:
         pid, message = worker.run(work, keep)
         self._helpers[pid] = _nothing
         return wire.raise_error(message)
 
-    def _do(self, call: Callable[[], None]) -> None:
+    def _do(self, call: Callable[[Backend], None]) -> None:
         """A call of the backend that has no result."""
 
         def work() -> worker.Result:
-            call()
+            call(self._backend)
             return {}, b"", ()
 
         self._work(work)
@@ -173,10 +168,10 @@ class Shim:
     def _handle(self, peer: Channel, message: Message) -> None:
         ident = message.head.get("id")
         try:
-            op = self._ops.get(message.text("op"))
+            op = OPERATIONS.get(message.text("op"))
             if op is None:
                 raise System(f"the shim knows no {message.text('op')!r}")
-            head, body, fds = op(message)
+            head, body, fds = op(self, message)
         except (GantryError, OSError) as error:
             self._send(peer, {"id": ident, "error": wire.error_to_wire(error)})
         except Exception as error:  # a container must not die of one bad request
@@ -237,7 +232,7 @@ class Shim:
         if self._own_pids:
             return
         try:
-            self._do(lambda: self._backend.kill_all(signal.SIGKILL))
+            self._do(lambda backend: backend.kill_all(signal.SIGKILL))
         except GantryError:
             pass  # nobody was left
 
@@ -331,7 +326,7 @@ class Shim:
         number = message.number("signal")
         process = self._process(message)
         if message.flag("all"):
-            self._do(lambda: self._backend.kill_all(number))
+            self._do(lambda backend: backend.kill_all(number))
         else:
             os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
         if number == signal.SIGKILL and self._paused:
@@ -343,17 +338,17 @@ class Shim:
         return {}, b"", []
 
     def _pause(self, _message: Message) -> worker.Result:
-        self._do(self._backend.pause)
+        self._do(lambda backend: backend.pause())
         self._paused = True
         return {}, b"", []
 
     def _resume(self, _message: Message) -> worker.Result:
-        self._do(self._backend.resume)
+        self._do(lambda backend: backend.resume())
         self._paused = False
         return {}, b"", []
 
     def _update(self, message: Message) -> worker.Result:
-        self._do(lambda: self._backend.update(message.body))
+        self._do(lambda backend: backend.update(message.body))
         return {}, b"", []
 
     def _pids(self, _message: Message) -> worker.Result:
@@ -404,6 +399,18 @@ class Shim:
             self._loop.stop()
         else:
             self._loop.later(0.5, self._leave_when_done)
+
+
+Operation = Callable[[Shim, Message], worker.Result]
+
+OPERATIONS: dict[str, Operation] = {
+    name: getattr(Shim, f"_{name}")
+    for name in (
+        *("attach", "delete", "exec", "flush", "kill", "pause", "pids"),
+        *("resize", "resume", "state", "stats", "update"),
+    )
+}
+"""What a daemon may ask for: one method each."""
 
 
 def _nothing() -> None:
