@@ -22,14 +22,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
-    """A self-signed certificate for localhost and 127.0.0.1, and its key."""
+def make_certificate(
+    folder: Path, name: str = "localhost", address: str = "127.0.0.1"
+) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost and an address, and its key."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             *("-nodes", "-days", "2", "-subj", f"/CN={name}"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-addext", f"subjectAltName=DNS:localhost,IP:{address}"),
             *("-keyout", str(key), "-out", str(certificate)),
         ],
         check=True,
@@ -49,22 +51,26 @@ class DebianRegistry:
         htpasswd: tuple[str, str] | None = None,
         token: dict[str, str] | None = None,
         extra: str = "",
+        address: str = "127.0.0.1",
+        client_authority: Path | None = None,
     ) -> None:
         """token: realm, service, issuer, rootcertbundle. extra: lines for the configuration."""
         if shutil.which("docker-registry") is None:
             pytest.skip("docker-registry is not installed")
         self.port = free_port()
-        self.host = f"127.0.0.1:{self.port}"
+        self.host = f"{address}:{self.port}"
+        self._address = address
         self.root = root
         self._tls = tls
         self.log = root / "registry.log"
         root.mkdir(parents=True, exist_ok=True)
+        clients = f", clientcas: ['{client_authority}']" if client_authority else ""
         lines = [
             "version: 0.1",
             "log: {level: warn}",
             f"storage: {{filesystem: {{rootdirectory: {root / 'data'}}}}}",
             f"http: {{addr: '{self.host}'"
-            + (f", tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else "")
+            + (f", tls: {{certificate: {tls[0]}, key: {tls[1]}{clients}}}" if tls else "")
             + "}",
         ]
         if htpasswd is not None:
@@ -104,6 +110,8 @@ class DebianRegistry:
             try:
                 self.request("GET", "/v2/")
                 return
+            except ssl.SSLError:
+                return  # it wants a certificate of us: it is there
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(self.log.read_text()[-2000:])
@@ -119,10 +127,10 @@ class DebianRegistry:
         """One exchange: status and body."""
         connection: http.client.HTTPConnection
         if self._tls is not None:
-            context = ssl.create_default_context(cafile=str(self._tls[0]))
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context)
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection(self._address, self.port, context=context)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port)
+            connection = http.client.HTTPConnection(self._address, self.port)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()

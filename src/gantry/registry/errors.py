@@ -29,6 +29,7 @@ UNSUPPORTED: Final = "UNSUPPORTED"
 _FINAL: Final = frozenset(
     {UNAUTHORIZED, DENIED, NAME_UNKNOWN, BLOB_UNKNOWN, MANIFEST_UNKNOWN, TOO_MANY, UNSUPPORTED}
 )
+_PLAIN: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 _BY_STATUS: Final = {
     401: (UNAUTHORIZED, "authentication required"),
     403: (DENIED, "requested access to the resource is denied"),
@@ -101,17 +102,11 @@ def of_transport(error: Exception, method: str, url: str) -> TransportError:
         host = url.partition("://")[2].partition("/")[0].rpartition(":")[0] or url
         host = getattr(error, "host", None) or host
         text = f"dial tcp: lookup {host}: no such host"
-    elif isinstance(error, aiohttp.ClientConnectorSSLError):
-        inner = error.os_error
-        reason = getattr(inner, "reason", "") or str(inner)
-        plain = reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
-        text = (
-            "http: server gave HTTP response to HTTPS client"
-            if plain
-            else f"remote error: tls: {reason.lower().replace('_', ' ')}"
-        )
     elif isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
         text = _certificate(error)
+    elif (refused := _tls_error(error)) is not None:
+        plain = refused.reason in _PLAIN
+        text = _tls_text(refused)
     elif isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0
         name = os.strerror(number).lower() if number in errno.errorcode else str(error.os_error)
@@ -129,6 +124,21 @@ def of_transport(error: Exception, method: str, url: str) -> TransportError:
         text = str(error) or type(error).__name__
     verb = method.capitalize()
     return TransportError(f'{verb} "{url}": {text}', plain=plain)
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """OpenSSL's own error: aiohttp wraps it in one of several ways."""
+    for inner in (getattr(error, "os_error", None), error.__cause__, error):
+        if isinstance(inner, ssl.SSLError) and getattr(inner, "reason", None):
+            return inner
+    return None
+
+
+def _tls_text(error: ssl.SSLError) -> str:
+    if error.reason in _PLAIN:
+        return "http: server gave HTTP response to HTTPS client"
+    _, alert, name = error.reason.partition("_ALERT_")
+    return f"remote error: tls: {(name if alert else error.reason).lower().replace('_', ' ')}"
 
 
 def _certificate(error: BaseException) -> str:
