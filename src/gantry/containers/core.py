@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Core:
     """Neighbours, wired by `daemon`, and the containers. No verbs: those are the services'.
 
     closing: the daemon is going down; ends of containers are then nobody's wish.
+    ready: not set while the daemon finds its containers again: no restarts until then.
     """
 
     settings: Settings
@@ -37,6 +39,10 @@ class Core:
     table: Table = field(default_factory=Table)
     owner: TaskOwner = field(default_factory=lambda: TaskOwner("containers"))
     closing: bool = False
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.ready.set()
 
     def folder(self, container_id: str) -> str:
         """A container's own files: hosts, hostname, resolv.conf, its log."""

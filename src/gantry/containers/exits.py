@@ -129,6 +129,7 @@ class Exits:
 
     async def _restart(self, container: Container, pause: float) -> None:
         await asyncio.sleep(pause)
+        await self._core.ready.wait()
         async with container.lock:
             if not container.state.restarting:
                 return

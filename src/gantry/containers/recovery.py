@@ -7,6 +7,7 @@ crash interrupted is swept; then restart policies have their turn.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -64,6 +65,7 @@ class Recovery:
     async def find(self) -> None:
         """Ask the shims; call after the network service's `start` and before its `settle`."""
         core = self._core
+        core.ready.clear()
         found: dict[str, Task] = {}
         async for task in core.tasks.recover():
             found[task.container_id] = task
@@ -79,18 +81,22 @@ class Recovery:
                 await self._lost(container)
         for task in found.values():
             await self._stray(task)
+        for container in core.table:
+            state = container.state
+            finished = container.record.host_config.auto_remove and state.started_at
+            if not state.running and (state.removing or finished):
+                await self._remove(container)
         self._sweep()
 
     async def revive(self) -> None:
-        """Restart policies, and removals that were interrupted; call when all is up."""
+        """Restart policies; call when all is up."""
         core = self._core
+        core.ready.set()
         for container in core.table:
             state = container.state
             if state.running or core.closing:
                 continue
-            if state.removing or (container.record.host_config.auto_remove and state.started_at):
-                await self._remove(container)
-            elif state.started_at and should_restart(
+            if state.started_at and should_restart(
                 container, state.exit_code, state.stopped_by_user
             ):
                 core.owner.spawn(self._start(container), f"revive {container.id[:12]}")
@@ -123,7 +129,12 @@ class Recovery:
             started_at=_same_start(container.state.started_at, started),
         )
         core.note(container)
-        self._exits.watch(container, task)
+        if state.exit is not None:
+            # Worked up before anybody is served: nobody sees it run any more.
+            live.exited = asyncio.get_running_loop().create_future()
+            await self._exits.ended(container, task, state.exit)
+        else:
+            self._exits.watch(container, task)
 
     async def _network(self, container: Container, pid: int) -> Sandbox | None:
         core = self._core
