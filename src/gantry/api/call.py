@@ -177,6 +177,7 @@ class Call:
         silent container), after a moment in which errors may still show.
         """
         async with aclosing(closing(source)) as items:
+            # Owned by this call: awaited or cancelled below, on every way out.
             first = asyncio.get_running_loop().create_task(_next(items))
             try:
                 if eager:

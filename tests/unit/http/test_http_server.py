@@ -9,7 +9,7 @@ from aiohttp import web
 from tests.unit.http.wire_client import connected, encoded, gone, run, serving
 
 from gantry.http.reply import TAKEN, ChunkedReply, Head, Reply, Sendable
-from gantry.http.server import connection_of
+from gantry.http.server import Connection, Server, connection_of
 
 HEAD = Head(200, "OK", (("Content-Type", "text/plain"),))
 SWITCH = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
@@ -49,17 +49,47 @@ def test_requests_on_one_connection_and_pipelined(tmp_path: Path) -> None:
     run(main)
 
 
-def test_a_hijackable_request_split_anywhere_and_answered_plainly(tmp_path: Path) -> None:
+class Wire(asyncio.Transport):
+    """A transport whose other end is the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
+    def close(self) -> None:
+        return
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def turns(count: int = 20) -> None:
+    """Let the loop do what is to be done."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_a_hijackable_request_split_anywhere_and_answered_plainly() -> None:
     async def main() -> None:
-        async with serving(echo, tmp_path) as (path, _):
-            data = encoded("POST", "/a/start", b"0123456789") + encoded("GET", "/b")
-            for cut in range(1, len(data), 7):
-                async with connected(path) as client:
-                    client.send(data[:cut])
-                    await asyncio.sleep(0.001)
-                    client.send(data[cut:])
-                    assert (await client.answer()).body == b"/a/start|0123456789"
-                    assert (await client.answer()).body == b"/b|"
+        data = encoded("POST", "/a/start", b"0123456789") + encoded("GET", "/b")
+        for cut in range(1, len(data)):
+            wire = Wire()
+            connection = Server(echo)()
+            connection.connection_made(wire)
+            connection.data_received(data[:cut])
+            await turns()
+            connection.data_received(data[cut:])
+            await turns()
+            assert wire.written.count(b"HTTP/1.1 200") == 2, cut
+            assert b"/a/start|0123456789" in wire.written
+            assert wire.written.endswith(b"/b|")
+            connection.connection_lost(None)
 
     run(main)
 
@@ -108,6 +138,8 @@ def test_a_client_that_leaves_cancels_its_request(tmp_path: Path) -> None:
         begun = asyncio.Event()
 
         async def forever(request: web.BaseRequest) -> Sendable:
+            if request.raw_path == "/ping":
+                return Reply(HEAD, b"")
             begun.set()
             try:
                 await asyncio.Event().wait()
@@ -119,12 +151,12 @@ def test_a_client_that_leaves_cancels_its_request(tmp_path: Path) -> None:
             for half_first in (False, True):
                 begun.clear()
                 cancelled.clear()
-                async with connected(path) as client:
+                async with connected(path) as client, connected(path) as other:
                     client.send(encoded("GET", "/"))
                     await begun.wait()
                     if half_first:
                         client.half_close()
-                        await asyncio.sleep(0.01)
+                        await other.request("GET", "/ping")  # the server has seen it by then
                         assert not cancelled.is_set()
                 await cancelled.wait()
 
@@ -136,6 +168,8 @@ def test_a_hijacked_client_that_leaves_while_its_input_is_not_read(tmp_path: Pat
         cancelled = asyncio.Event()
 
         async def deaf(request: web.BaseRequest) -> Sendable:
+            if request.raw_path == "/ping":
+                return Reply(HEAD, b"")
             raw = connection_of(request).hijack()
             await raw.write(SWITCH)
             try:
@@ -145,11 +179,12 @@ def test_a_hijacked_client_that_leaves_while_its_input_is_not_read(tmp_path: Pat
             return TAKEN
 
         async with serving(deaf, tmp_path) as (path, _):
-            async with connected(path) as client:
+            async with connected(path) as client, connected(path) as other:
                 client.send(encoded("POST", "/attach"))
                 await client.head()
                 client.send(b"x" * 4_000_000)  # far beyond what is held
-                await asyncio.sleep(0.01)
+                await other.request("GET", "/ping")
+                assert not cancelled.is_set()
                 client.writer.transport.abort()
             await cancelled.wait()
 
@@ -159,9 +194,11 @@ def test_a_hijacked_client_that_leaves_while_its_input_is_not_read(tmp_path: Pat
 def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
     async def main() -> None:
         sent = 0
+        connections: list[Connection] = []
 
         async def flood(request: web.BaseRequest) -> Sendable:
             nonlocal sent
+            connections.append(connection_of(request))
             reply = ChunkedReply(HEAD)
             await reply.start(request)
             while True:
@@ -171,11 +208,11 @@ def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
         async with serving(flood, tmp_path) as (path, _), connected(path) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport
             client.send(encoded("GET", "/"))
-            before = -1
-            while sent != before:
-                before = sent
-                await asyncio.sleep(0.02)
-            assert 0 < sent < 8_000_000
+            while not connections or not connections[0].writing_paused:
+                await asyncio.sleep(0)
+            stopped_at = sent
+            await turns(100)
+            assert sent == stopped_at < 8_000_000
 
     run(main)
 
@@ -261,9 +298,11 @@ def test_shutdown_ends_streams_at_once_and_lets_requests_end(tmp_path: Path) -> 
     async def main() -> None:
         release = asyncio.Event()
         ended = asyncio.Event()
+        begun = asyncio.Event()
 
         async def handler(request: web.BaseRequest) -> Sendable:
             if request.raw_path == "/short":
+                begun.set()
                 await release.wait()
                 return Reply(HEAD, b"done")
             raw = connection_of(request).hijack()
@@ -282,7 +321,7 @@ def test_shutdown_ends_streams_at_once_and_lets_requests_end(tmp_path: Path) -> 
             stream.send(encoded("POST", "/attach"))
             await stream.head()
             short.send(encoded("GET", "/short"))
-            await asyncio.sleep(0.01)
+            await begun.wait()
             async with asyncio.TaskGroup() as group:
                 closing = group.create_task(listeners.aclose(grace=5))
                 await ended.wait()
