@@ -14,7 +14,6 @@ goes on.
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from socket import socket
 
 from gantry.shim.loop import GONE, READ, WRITE, Loop
+from gantry.shim.spill import Spill
 
 BUFFER = 1 << 20
 SPILL = 1 << 30
@@ -51,10 +51,11 @@ class Attachment:
         self._loop = loop
         self._on_input, self._on_room, self._on_gone = on_input, on_room, on_gone
         self._spill_folder = spill_folder
+        self._spill: Spill | None = None
+        self._overflow: deque[bytes | memoryview] = deque()
+        self._overflow_size = 0
         self._waiting: deque[bytes | memoryview] = deque()
         self._size = 0
-        self._spill: int = -1
-        self._spilled = self._unspilled = 0
         self._ended = False  # no more output comes
         self._input_open = True
         self._input_paused = False
@@ -67,12 +68,13 @@ class Attachment:
     @property
     def backlog(self) -> int:
         """Bytes that the client has not taken yet."""
-        return self._size + self._spilled - self._unspilled
+        spilled = 0 if self._spill is None else self._spill.size
+        return self._size + spilled + self._overflow_size
 
     @property
     def full(self) -> bool:
         """Whether the container has to wait for this client."""
-        return self.backlog >= BUFFER + SPILL and not self._closed
+        return bool(self._overflow) or self.backlog >= BUFFER + SPILL
 
     @property
     def stalled(self) -> bool:
@@ -120,41 +122,37 @@ class Attachment:
         self._loop.unwatch(self._sock.fileno())
         self._sock.close()
         self._waiting.clear()
-        self._size = self._spilled = self._unspilled = 0
-        if self._spill >= 0:
-            os.close(self._spill)
+        self._overflow.clear()
+        self._size = self._overflow_size = 0
+        if self._spill is not None:
+            self._spill.close()
         self._on_gone(self)
 
     def _keep(self, data: bytes | memoryview) -> None:
-        if self._spilled > self._unspilled or self._size >= BUFFER:
+        """In order: memory, then the file, then (no room there) one piece in memory again."""
+        if not self._overflow:
+            if self._size < BUFFER and (self._spill is None or not self._spill.size):
+                self._waiting.append(data)
+                self._size += len(data)
+                return
+            if self._spill is None:
+                self._spill = Spill(self._spill_folder)
             try:
-                self._to_file(data)
+                self._spill.write(data)
                 return
             except OSError:
-                pass  # no room for the file: memory it is, and `full` comes later
-        self._waiting.append(data)
-        self._size += len(data)
-
-    def _to_file(self, data: bytes | memoryview) -> None:
-        if self._spill < 0:
-            flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-            self._spill = os.open(self._spill_folder, flags, 0o600)
-        view = memoryview(data)
-        position = self._spilled
-        while view:
-            written = os.pwrite(self._spill, view, position)
-            position += written
-            view = view[written:]
-        self._spilled = position
+                pass  # the disk is full: the container waits
+        self._overflow.append(data)
+        self._overflow_size += len(data)
 
     def _refill(self) -> None:
-        data = os.pread(self._spill, _CHUNK, self._unspilled)
-        self._unspilled += len(data)
+        """What comes after what waited in memory: the file's, then what did not fit there."""
+        data: bytes | memoryview = b"" if self._spill is None else self._spill.read(_CHUNK)
+        if not data:
+            data = self._overflow.popleft()
+            self._overflow_size -= len(data)
         self._waiting.append(data)
-        self._size += len(data)
-        if self._unspilled == self._spilled:
-            os.ftruncate(self._spill, 0)
-            self._spilled = self._unspilled = 0
+        self._size = len(data)
 
     def _ready(self, events: int) -> None:
         if events & WRITE:

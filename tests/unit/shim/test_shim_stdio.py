@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from gantry.shim import attachment as attachment_module
 from gantry.shim import pipes
 from gantry.shim.logfile import Log
 from gantry.shim.loop import Loop
+from gantry.shim.spill import Spill
 from gantry.shim.stdio import ProcessIO
 
 
@@ -96,6 +98,15 @@ def frame(stream: int, data: bytes) -> bytes:
     return bytes((stream, 0, 0, 0)) + len(data).to_bytes(4, "big") + data
 
 
+def unframe(data: bytes) -> bytes:
+    text = b""
+    while data:
+        size = int.from_bytes(data[4:8], "big")
+        text += data[8 : 8 + size]
+        data = data[8 + size :]
+    return text
+
+
 def feed(world: World, data: bytes, *, patience: int = 3) -> int:
     """Write to stdout as a process does, as long as it is read; how much went through."""
     os.set_blocking(world.child.stdout, False)
@@ -160,12 +171,33 @@ def test_a_slow_client_loses_nothing_and_stops_nobody(
         if not piece:
             break
         got += piece
-    text = b""
-    while got:
-        size = int.from_bytes(got[4:8], "big")
-        text += got[8 : 8 + size]
-        got = got[8 + size :]
-    assert text == data
+    assert unframe(got) == data
+
+
+def test_a_full_disk_holds_the_process_and_loses_nothing(
+    make: Callable[[StdioSpec], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_self: Spill, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(attachment_module, "BUFFER", 100_000)
+    monkeypatch.setattr(Spill, "write", full)
+    world = make(StdioSpec(terminal=False))
+    client = world.attach(False, True, False)
+    data = os.urandom(3_000_000)
+    sent, got = 0, b""
+    while len(got) < len(data) and sent < len(data):
+        passed = feed(world, data[sent:])
+        assert passed < 1_000_000, "it did not wait"
+        sent += passed
+        while piece := take(client):
+            got += piece
+            world.turn(2)
+    world.turn(5)
+    while piece := take(client):
+        got += piece
+        world.turn(2)
+    assert unframe(got) == data
 
 
 def test_a_client_without_end_holds_the_process_at_last(
