@@ -25,6 +25,7 @@ from gantry.runtime import (
     seccomp,
     spawn,
     state,
+    trees,
     userns,
     validate,
 )
@@ -84,7 +85,7 @@ def launch(
     seccomp_cache: str,
 ) -> Launched:
     """Container.create, step by step; see there."""
-    validate.spec(spec)
+    validate.spec(spec, namespace_fds.keys())
     linux = spec.linux or oci.Linux()
     resources = plan.plan_resources(linux.resources)
     with ExitStack() as always, ExitStack() as undo:
@@ -108,8 +109,12 @@ def launch(
         if not start_now:
             fifo = _make_fifo(f"{folder}/{state.FIFO}", linux)
             always.callback(os.close, fifo)
+        mounts = plan.plan_mounts(spec.mounts, kept.bundle)
+        mounts = trees.prepare(
+            mounts, linux, always, all_binds=spaces.has("user") and os.geteuid() == 0
+        )
         thought = _plan(
-            spec, linux, kept, cgroup, spaces,
+            spec, linux, kept, cgroup, spaces, mounts,
             program=program, rootfs_mounts=rootfs_mounts, stdio=stdio, preserve_fds=preserve_fds,
             fifo=fifo, no_pivot=no_pivot, keyring=keyring,
         )  # fmt: skip
@@ -201,6 +206,7 @@ def _plan(
     kept: State,
     cgroup: Cgroup,
     spaces: namespaces.Namespaces,
+    mounts: tuple[plan.MountPlan, ...],
     *,
     program: Program | None,
     rootfs_mounts: tuple[neutral.Mount, ...],
@@ -211,7 +217,6 @@ def _plan(
     keyring: bool,
 ) -> InitPlan:
     assert spec.root is not None and spec.process is not None
-    mounts = plan.plan_mounts(spec.mounts, kept.bundle)
     return InitPlan(
         container_id=kept.id,
         rootfs=kept.rootfs,

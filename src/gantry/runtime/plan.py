@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 
 class MountPlan(Record):
-    """One mount of the spec with its options read; `source` is absolute for binds."""
+    """One mount of the spec with its options read; `source` is absolute for binds.
+
+    tree: a detached bind that the caller has made, with all its attributes.
+    """
 
     mount: oci.Mount
     options: Options
     source: str
     is_bind: bool
+    tree: int | None = None
 
 
 class DevicePlan(Record):

@@ -220,8 +220,11 @@ class Rootfs:
 
     def _bind(self, planned: MountPlan) -> None:
         with ExitStack() as scope:
-            fd = detached.bind(planned.source, planned.options)
-            scope.callback(os.close, fd)
+            if planned.tree is not None:
+                fd = planned.tree
+            else:
+                fd = detached.bind(planned.source, planned.options)
+                scope.callback(os.close, fd)
             target = self._target(planned, file=not resolve.is_directory(fd))
             scope.callback(os.close, target)
             self._refuse_proc(planned, fd, target)

@@ -1,0 +1,109 @@
+"""Bind mounts that the caller has to make, because init will not have the right to.
+
+With a user namespace, init can neither reach what only the host's root may reach, nor
+map a mount's ids. So the caller clones those mounts, sets all their attributes, and init
+only puts them in place: a detached mount moves between mount namespaces by its fd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NoReturn
+
+from gantry.kernel import mountapi as api
+from gantry.kernel import syscalls
+from gantry.mounts import detached
+from gantry.oci import runtime_spec as oci
+from gantry.runtime import spawn, userns
+from gantry.runtime.errors import RuntimeFailure, describe
+from gantry.runtime.plan import MountPlan
+
+
+def prepare(
+    mounts: Sequence[MountPlan], linux: oci.Linux, scope: ExitStack, *, all_binds: bool
+) -> tuple[MountPlan, ...]:
+    """The same mounts, with `tree` filled where the caller made it; `scope` closes them."""
+    found = []
+    spaces: dict[tuple[object, object], int] = {}
+    for planned in mounts:
+        mapped = bool(planned.mount.uid_mappings or planned.options.idmap)
+        if planned.is_bind and (mapped or all_binds):
+            try:
+                tree = _clone(planned, linux)
+                scope.callback(os.close, tree)
+                if mapped:
+                    _map(tree, planned, linux, spaces, scope)
+            except OSError as error:
+                raise RuntimeFailure(
+                    f'unable to start container process: error mounting "{planned.source}" to '
+                    f'rootfs at "{planned.mount.destination}": {describe(error)}'
+                )
+            planned = planned.replace(tree=tree)
+        found.append(planned)
+    return tuple(found)
+
+
+def _clone(planned: MountPlan, linux: oci.Linux) -> int:
+    tree = detached.bind(planned.source, planned.options)
+    try:
+        # What init's own namespace would have made of it before binding.
+        shared = linux.rootfs_propagation in ("shared", "rshared")
+        if not shared:
+            kind = api.MS_PRIVATE if "private" in linux.rootfs_propagation else api.MS_SLAVE
+            api.mount_setattr(tree, propagation=kind, recursive=True)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _map(
+    tree: int,
+    planned: MountPlan,
+    linux: oci.Linux,
+    spaces: dict[tuple[object, object], int],
+    scope: ExitStack,
+) -> None:
+    uids = planned.mount.uid_mappings or linux.uid_mappings
+    gids = planned.mount.gid_mappings or linux.gid_mappings
+    if not uids or not gids:
+        raise RuntimeFailure(
+            f'mount "{planned.mount.destination}": idmap without mappings needs a user namespace'
+        )
+    space = spaces.get((uids, gids))
+    if space is None:
+        space = spaces[uids, gids] = user_namespace(
+            linux.replace(uid_mappings=uids, gid_mappings=gids)
+        )
+        scope.callback(os.close, space)
+    recursive = planned.options.idmap == "ridmap"
+    api.mount_setattr(tree, set_=api.MOUNT_ATTR_IDMAP, userns_fd=space, recursive=recursive)
+
+
+def user_namespace(linux: oci.Linux) -> int:
+    """An fd of a new user namespace with a spec's mappings; nobody lives in it."""
+    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
+
+    def child() -> NoReturn:
+        os.close(ready_r)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        os.write(ready_w, b"1")
+        os.close(ready_w)
+        while True:
+            signal.pause()
+
+    pid = spawn.fork(child)
+    os.close(ready_w)
+    try:
+        if os.read(ready_r, 1) != b"1":
+            raise RuntimeFailure("unable to make a user namespace for an idmapped mount")
+        userns.write_maps(pid, linux)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_r)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
