@@ -85,9 +85,9 @@ def test_cpu_shares(cli: Cli) -> None:
 
 
 def test_cpuset(cli: Cli) -> None:
+    if V2 and "cpuset" not in Path("/sys/fs/cgroup/cgroup.controllers").read_text():
+        pytest.skip("this kernel has no cpuset controller")
     created = running(cli, "--cpuset-cpus", "0")
-    if V2 and not (folder(cli, created, "cpuset") / "cpuset.cpus").exists():
-        pytest.skip("no cpuset controller")
     assert setting(cli, created, "cpuset", "cpuset.cpus", "cpuset.cpus") == "0"
     last = os.cpu_count() or 1
     cli("create", "--cpuset-cpus", str(last + 50), "busybox").failed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -151,6 +152,8 @@ class Streams:
                 future = asyncio.get_running_loop().create_future()
                 source = PendingAttach(wants, future)
                 container.live.attaching.append(source)
+        # What comes after this is the stream's: it must not come from the log once more.
+        until = time.time_ns()
         core.event(container, "attach")
 
         typed: list[keys.KeyStream] = []
@@ -160,7 +163,7 @@ class Streams:
                 inner = keys.KeyStream(inner, sequence)
                 typed.append(inner)
             if logs:
-                query = LogQuery(stdout=stdout, stderr=stderr, raw=container.tty)
+                query = LogQuery(stdout=stdout, stderr=stderr, until=until, raw=container.tty)
                 inner = Preceded(self._reader(container).read(query), inner)
             return inner
 
