@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from gantry.model.image import Image
-from gantry.model.network import Sandbox, SandboxRequest, SandboxState
+from gantry.model.network import HostPort, Sandbox, SandboxRequest, SandboxState
 
 
 class Images(Protocol):
@@ -27,6 +27,10 @@ class Networks(Protocol):
     async def release(self, container_id: str) -> None: ...
 
     async def adopt(self, request: SandboxRequest, pid: int, saved: SandboxState) -> Sandbox: ...
+
+    async def update_ports(
+        self, container_id: str, port_bindings: Mapping[str, Sequence[HostPort]]
+    ) -> Sandbox: ...
 
 
 class Volume(Protocol):

@@ -31,6 +31,7 @@ from gantry.model.task import ExitStatus
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{64}")
+_OF_IMAGE = re.compile(r"([0-9a-f]{64})-image-[0-9a-f]+")
 _LOST = 255
 """Exit code of a container of which nothing is known but that it ran (a reboot)."""
 
@@ -172,6 +173,12 @@ class Recovery:
             if ours and core.table.by_id(info.name) is None:
                 with contextlib.suppress(GantryError):
                     core.snapshots.remove(info.name)
+            owner = _OF_IMAGE.fullmatch(info.name)
+            holder = core.table.by_id(owner[1]) if owner else None
+            if owner and (holder is None or not holder.state.running):
+                with contextlib.suppress(GantryError):
+                    core.snapshots.remove(info.name)
+        surroundings.sweep_subpaths(core)
         known = {container.id for container in core.table}
         for name in os.listdir(core.settings.containers):
             if _ID.fullmatch(name) and name not in known:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,12 +14,26 @@ from typing import Final
 from msgspec import UNSET
 
 from gantry.containers.core import Core
-from gantry.containers.record import Container
+from gantry.containers.record import Container, MountRecord
 from gantry.containers.spec.build import Bind
-from gantry.kernel.mountapi import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID
+from gantry.kernel.mountapi import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_REC,
+)
 from gantry.kernel.syscalls import mount, umount2
 from gantry.model.container import ContainerConfig, EndpointSettings, HostConfig
-from gantry.model.errors import Conflict, GantryError, InvalidParameter, NotFound, System
+from gantry.model.errors import (
+    Conflict,
+    GantryError,
+    InvalidParameter,
+    NotFound,
+    NotImplementedHere,
+    System,
+)
 from gantry.model.network import EndpointConfig, Sandbox, SandboxRequest
 from gantry.mounts.resolve import open_in_root
 
@@ -208,6 +224,7 @@ async def _binds(
     core: Core, container: Container, undo: AsyncExitStack, during: AsyncExitStack
 ) -> list[Bind]:
     binds = []
+    undo.callback(_drop_images, core, container)
     for record in container.record.mounts:
         if record.kind == "tmpfs":
             source = ""
@@ -224,11 +241,36 @@ async def _binds(
             source = await core.volumes.mount(record.name, container.id)
             undo.push_async_callback(core.volumes.unmount, record.name, container.id)
             if record.subpath:
-                source = _subpath(source, record.subpath, during)
+                source = _subpath(core, source, record.subpath, during)
         else:
-            raise InvalidParameter(f"mounts of type {record.kind} cannot be started yet")
+            binds.append(_image(core, container, record, during))
+            continue
         binds.append(Bind(record, source))
     return binds
+
+
+def _image(core: Core, container: Container, record: MountRecord, during: AsyncExitStack) -> Bind:
+    """An image's files, read-only: its layers are mounted in the container's namespace."""
+    image = core.images.resolve(record.source)
+    key = f"{container.id}-image-{hashlib.sha256(record.destination.encode()).hexdigest()[:12]}"
+    with contextlib.suppress(NotFound):
+        core.snapshots.remove(key)  # of an earlier run
+    mounts = core.snapshots.view(key, image.chain_id)
+    if len(mounts) != 1:
+        raise System(f"image {record.source} cannot be mounted by this storage driver")
+    if record.subpath:
+        if mounts[0].type != "bind" and "bind" not in mounts[0].options:
+            raise NotImplementedHere("image-subpath works with images of one layer only")
+        return Bind(record, _subpath(core, mounts[0].source, record.subpath, during))
+    return Bind(record, mounts[0].source, mounts[0])
+
+
+def _drop_images(core: Core, container: Container) -> None:
+    for record in container.record.mounts:
+        if record.kind == "image":
+            digest = hashlib.sha256(record.destination.encode()).hexdigest()[:12]
+            with contextlib.suppress(GantryError):
+                core.snapshots.remove(f"{container.id}-image-{digest}")
 
 
 def _make_source(path: str) -> None:
@@ -243,8 +285,12 @@ def _make_source(path: str) -> None:
         ) from error
 
 
-def _subpath(root: str, subpath: str, during: AsyncExitStack) -> str:
-    """A path inside a volume, held by an fd: no symlink of its files leads out of it."""
+def _subpath(core: Core, root: str, subpath: str, during: AsyncExitStack) -> str:
+    """A path inside a volume: no symlink in it leads out, not even one that changes meanwhile.
+
+    What was found is held by fd and bound to a place of ours for as long as the start takes
+    (moby's safepath): a container binds from its own mount namespace, where fds do not help.
+    """
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         held = open_in_root(top, subpath)
@@ -255,7 +301,32 @@ def _subpath(root: str, subpath: str, during: AsyncExitStack) -> str:
     finally:
         os.close(top)
     during.callback(os.close, held)
-    return f"/proc/{os.getpid()}/fd/{held}"
+    place = os.path.join(core.settings.exec_root, "subpaths", os.urandom(8).hex())
+    os.makedirs(os.path.dirname(place), 0o700, exist_ok=True)
+    if stat.S_ISDIR(os.fstat(held).st_mode):
+        os.mkdir(place, 0o700)
+        during.callback(os.rmdir, place)
+    else:
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        during.callback(os.unlink, place)
+    try:
+        mount(f"/proc/self/fd/{held}", place, None, MS_BIND | MS_REC)
+    except OSError as error:
+        raise System(f"cannot mount {root}/{subpath}: {error}") from error
+    during.callback(umount2, place, MNT_DETACH)
+    return place
+
+
+def sweep_subpaths(core: Core) -> None:
+    """What a crash in the middle of a start left."""
+    folder = os.path.join(core.settings.exec_root, "subpaths")
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                umount2(path, MNT_DETACH)
+            with contextlib.suppress(OSError):
+                os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
 
 
 async def dissolve(core: Core, container: Container) -> None:
@@ -268,3 +339,4 @@ async def dissolve(core: Core, container: Container) -> None:
                 await core.volumes.unmount(record.name, container.id)
     if container.record.host_config.ipc_mode == "shareable":
         drop_shm(core, container.id)
+    _drop_images(core, container)

@@ -11,7 +11,7 @@ from gantry.containers import validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, Record
 from gantry.containers.spec import resources
-from gantry.model.container import HostConfig, UpdateRequest
+from gantry.model.container import HostConfig, PortMap, UpdateRequest
 from gantry.model.errors import Conflict, GantryError, InvalidParameter, System
 
 Json = dict[str, Any]
@@ -53,6 +53,10 @@ class Updater:
             record = replace(container.record, host_config=host)
             if request.labels:
                 record = _labelled(record, request.labels)
+            if request.port_bindings is not None:
+                host = replace(host, port_bindings=request.port_bindings)
+                record = replace(record, host_config=host)
+                await self._publish(container, request.port_bindings)
             task = container.live.task
             if task is not None and container.state.running and request.resources:
                 try:
@@ -63,6 +67,20 @@ class Updater:
             container.record = record
         core.event(container, "update")
         return warnings
+
+    async def _publish(self, container: Container, bindings: PortMap) -> None:
+        """Other published ports of a running container; what stays is not interrupted."""
+        if container.live.task is None or container.live.sandbox is None:
+            return
+        container.live.sandbox = await self._core.networks.update_ports(
+            container.id,
+            {
+                port: [(pair.host_ip, pair.host_port) for pair in pairs or ()]
+                for port, pairs in bindings.items()
+            },
+        )
+        container.change(network=container.live.sandbox.state)
+        self._core.note(container)
 
     def _merged(
         self, container: Container, request: UpdateRequest

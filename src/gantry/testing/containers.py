@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from gantry.model.container import ContainerConfig, CreateRequest, HostConfig
 from gantry.model.errors import Conflict, NotFound
 from gantry.model.image import Image, ImageConfig
 from gantry.model.mount import Mount
-from gantry.model.network import EndpointState, Ports, Sandbox, SandboxRequest, SandboxState
+from gantry.model.network import (
+    EndpointState,
+    HostPort,
+    Ports,
+    Sandbox,
+    SandboxRequest,
+    SandboxState,
+)
 from gantry.model.snapshot import Flavour, Kind, LayerFolder, SnapshotInfo, Usage
 from gantry.store.containers import ContainerStore
 from gantry.store.database import Database
@@ -88,6 +96,13 @@ class FakeNetworks:
     async def adopt(self, request: SandboxRequest, pid: int, saved: SandboxState) -> Sandbox:
         self.adopted.append((request.container_id, pid))
         self.live[request.container_id] = request
+        return self._sandbox(request)
+
+    async def update_ports(
+        self, container_id: str, port_bindings: Mapping[str, Sequence[HostPort]]
+    ) -> Sandbox:
+        request = replace(self.live[container_id], port_bindings=port_bindings)
+        self.live[container_id] = request
         return self._sandbox(request)
 
     def _sandbox(self, request: SandboxRequest) -> Sandbox:

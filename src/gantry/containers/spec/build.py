@@ -22,6 +22,7 @@ from gantry.containers.spec import capabilities, devices, resources, seccomp
 from gantry.containers.spec.users import Identity
 from gantry.model.container import HostConfig
 from gantry.model.errors import InvalidParameter
+from gantry.model.mount import Mount
 
 Json = dict[str, Any]
 
@@ -33,10 +34,14 @@ _NAMESPACES: Final = ("mount", "network", "uts", "pid", "ipc")
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A mount record with the host path it comes from ("" for tmpfs)."""
+    """A mount record with the host path it comes from ("" for tmpfs).
+
+    mount: instead of a bind of `source`, this file system itself (an image's layers).
+    """
 
     record: MountRecord
     source: str
+    mount: Mount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +451,24 @@ def _bind(bind: Bind, settings: Settings) -> Json:
             "source": "tmpfs",
             "options": words,
         }
+    if bind.mount is not None and bind.mount.type != "bind":
+        options = [*bind.mount.options, "rprivate"]
+        if "ro" not in options:
+            options.append("ro")
+        return {
+            "destination": record.destination,
+            "type": bind.mount.type,
+            "source": bind.mount.source,
+            "options": options,
+        }
     options = ["bind" if record.non_recursive else "rbind"]
+    if record.kind == "image":
+        return {
+            "destination": record.destination,
+            "type": "bind",
+            "source": bind.source,
+            "options": ["rbind", "ro", "rprivate"],
+        }
     if not record.writable:
         deep = settings.recursive_read_only and record.read_only != "non-recursive"
         options.append("rro" if deep else "ro")
