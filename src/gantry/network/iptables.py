@@ -95,7 +95,7 @@ class IptablesFirewall:
             if shutil.which(family.command) is None:
                 raise IptablesError(2, f"{family.command}: command not found")
             try:
-                await _restore(family, "*nat\nCOMMIT\n*filter\nCOMMIT\n")
+                await _probe(family)
             except IptablesError as error:
                 if family.version == 4:
                     raise
@@ -302,6 +302,31 @@ def _link_rules(rule: LinkRule, version: int) -> list[Rule]:
     return [("filter", "DOCKER-CT", f"{one} -j ACCEPT") for one in (match, back)]
 
 
+async def _probe(family: _Family) -> None:
+    """Whether the kernel can do all that is needed: a chain of it is made and removed."""
+    target = "127.0.0.1" if family.version == 4 else "[::1]"
+    rules = {
+        "nat": (
+            f"-p tcp --dport 1 -j DNAT --to-destination {target}:1",
+            "-m addrtype --dst-type LOCAL -j RETURN",
+        ),
+        "filter": ("-m conntrack --ctstate DNAT -j ACCEPT",),
+        "raw": ("-i lo -j DROP",),
+    }
+    made = "".join(
+        f"*{table}\n:GANTRY-PROBE - [0:0]\n"
+        + "".join(f"-A GANTRY-PROBE {rule}\n" for rule in own)
+        + "COMMIT\n"
+        for table, own in rules.items()
+    )
+    try:
+        await _restore(family, made)
+    finally:
+        for table in rules:
+            for action in ("-F", "-X"):
+                await _run(family, "-t", table, action, "GANTRY-PROBE")
+
+
 async def _in_place(family: _Family) -> bool:
     table, chain, rest = _JUMPS[0]
     return (
@@ -332,7 +357,8 @@ async def _restore(family: _Family, script: str) -> None:
             check=False,
         )
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or [os.strerror(5)]
-            raise IptablesError(5, f"{family.command}-restore: {said[0]}")
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            text = " ".join(said[:2]) or os.strerror(5)
+            raise IptablesError(5, f"{family.command}-restore: {text}")
 
     await asyncio.get_running_loop().run_in_executor(None, call)

@@ -39,7 +39,7 @@ from gantry.network.catalog import Catalog, user_defined
 from gantry.network.dns import DnsServers, Server, View
 from gantry.network.drivers import Driver, Wanted
 from gantry.network.firewall import Firewall, LinkRule
-from gantry.network.ipam import Ipam, NoAddresses
+from gantry.network.ipam import DefaultIpam, Ipam, NoAddresses
 from gantry.network.names import Names
 from gantry.network.netns import Namespaces
 from gantry.network.pool import Pool
@@ -285,6 +285,8 @@ class Sandboxes:
 
     async def _claim(self, record: NetworkRecord, state: EndpointState) -> None:
         ipam = self._ipam_of(record)
+        if not isinstance(ipam, DefaultIpam):
+            return  # a plugin keeps its own books
         for pool, address in endpoints.leases(record, state):
             with contextlib.suppress(Forbidden, InvalidParameter):
                 await ipam.request_address(pool.pool_id, address)

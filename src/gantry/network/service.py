@@ -46,9 +46,11 @@ from gantry.network.ipam import DefaultIpam, Ipam, NullIpam
 from gantry.network.links import Linked
 from gantry.network.netns import Namespaces
 from gantry.network.null import NullDriver
+from gantry.network.plugins import Plugins
 from gantry.network.ports import NetworkStore
 from gantry.network.publish import HostPorts
 from gantry.network.publishing import Publisher
+from gantry.network.remote import RemoteDriver, RemoteIpam
 from gantry.network.sandboxes import Live, Sandboxes
 from gantry.network.settings import NetworkSettings
 from gantry.network.upstream import Forwarder
@@ -103,6 +105,7 @@ class Networks:
         pools = list(settings.default_address_pools)
         if not any(":" in base for base, _ in pools):
             pools.append(creation.local_ula(hostside.machine_id()))
+        self._plugins = Plugins(settings.plugin_dirs[0], settings.plugin_dirs[1:])
         self._ipam = DefaultIpam(pools)
         self._ipams: dict[str, Ipam] = {"default": self._ipam, "null": NullIpam()}
         ports = HostPorts(drop=not settings.userland_proxy)
@@ -186,6 +189,7 @@ class Networks:
         made ahead vanish."""
         await self._sandboxes.close()
         await self._owner.aclose()
+        await self._plugins.aclose()
         if self._firewall is not None:
             await self._firewall.close()
         await asyncio.get_running_loop().run_in_executor(None, self._namespaces.close)
@@ -442,7 +446,10 @@ class Networks:
         try:
             driver = await self._load_driver(record.driver)
             ipam = await self._load_ipam(record.ipam_driver)
-            await creation.lease_again(record, ipam)
+            if not isinstance(ipam, RemoteIpam) or ipam.replay:
+                await creation.lease_again(record, ipam)
+            if isinstance(driver, RemoteDriver):
+                driver.known(record.id)
             await driver.create(record)
         except (GantryError, OSError) as error:
             _log.error("network %s cannot be restored: %s", record.name, error)
@@ -492,16 +499,19 @@ class Networks:
         return ipam
 
     async def _load_driver(self, name: str) -> Driver:
-        driver = self._drivers.get(name)
-        if driver is None:
-            raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found")
-        return driver
+        """Built in, or a plugin. NotFound."""
+        if name not in self._drivers:
+            plugin = await self._plugins.get(name, "NetworkDriver")
+            self._drivers.setdefault(name, RemoteDriver(plugin, self._namespaces))
+        return self._drivers[name]
 
     async def _load_ipam(self, name: str) -> Ipam:
-        ipam = self._ipams.get(name)
-        if ipam is None:
-            raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found")
-        return ipam
+        """Built in, or a plugin. NotFound."""
+        if name not in self._ipams:
+            ipam = RemoteIpam(await self._plugins.get(name, "IpamDriver"))
+            await ipam.start()
+            self._ipams.setdefault(name, ipam)
+        return self._ipams[name]
 
     def _linkable(self, name: str) -> Linked | None:
         """Who runs under that name (or id) in the default bridge."""

@@ -22,6 +22,7 @@ class NetworkSettings:
     bridge: the default bridge's name, "" for docker0 (gantry0 where a docker0 is not
         ours), "none" for no default network. table: our nftables table.
     default_address_pools: (base, prefix length of each network cut from it).
+    plugin_dirs: where plugins' sockets are, then where their files are.
     pool_size: sandboxes made ahead for the default bridge.
     firewall_poll: seconds between looks whether another tool changed the packet filter.
     timeout_dns: seconds that the embedded server waits for each server it asks.
@@ -57,4 +58,8 @@ class NetworkSettings:
     firewall_poll: float = 2.0
     resolv_conf: str = ""
     hosts_path: str = "/etc/hosts"
-    plugin_dirs: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins")
+    plugin_dirs: tuple[str, ...] = (
+        "/run/docker/plugins",
+        "/etc/docker/plugins",
+        "/usr/lib/docker/plugins",
+    )
