@@ -28,7 +28,8 @@ Json = dict[str, Any]
 
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT: Final = "/sbin/docker-init"
-VERSION: Final = "1.2.1"
+VERSION: Final = "1.0.2"
+"""What every runtime there is accepts; nothing newer is used."""
 _NAMESPACES: Final = ("mount", "network", "uts", "pid", "ipc")
 
 

@@ -1,0 +1,139 @@
+"""gantryd's options: flags as pflag reads them, daemon.json, and dockerd's complaints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gantry.daemon.engine import container_settings, network_settings, registry_settings
+from gantry.daemon.flags import CommandLine, parse, parse_size, usage
+from gantry.daemon.main import run
+from gantry.daemon.options import OPTIONS
+from gantry.model.errors import InvalidParameter
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> str:
+    path = tmp_path / "daemon.json"
+    path.write_text("{}")
+    return str(path)
+
+
+def parsed(config: str, *words: str) -> CommandLine:
+    return parse(["--config-file", config, *words])
+
+
+def test_forms_of_flags(empty: str) -> None:
+    options = parsed(
+        empty,
+        *("-H", "unix:///a", "-Htcp://b", "--host=fd://", "-D", "-l", "warn", "-p=/p"),
+        *("--icc=false", "--mtu", "1400", "--default-shm-size", "1g", "--log-opt", "max-size=1m"),
+        *("--add-runtime", "x=/bin/x", "--default-ulimit", "nofile=10:20"),
+        *("--default-address-pool", "base=10.0.0.0/8,size=24"),
+    ).options
+    assert options.words("hosts") == ("unix:///a", "tcp://b", "fd://")
+    assert options.flag("debug") is True
+    assert options.text("log-level") == "warn"
+    assert options.text("pidfile") == "/p"
+    assert options.flag("icc") is False
+    assert options.number("mtu") == 1400
+    assert options.number("default-shm-size") == 1 << 30
+    assert options.mapping("log-opts") == {"max-size": "1m"}
+    assert options.flag("ip-masq") is True
+    assert not options.given("ip-masq")
+    networks = network_settings(options)
+    assert (networks.icc, networks.mtu) == (False, 1400)
+    assert networks.default_address_pools == (("10.0.0.0/8", 24),)
+    settings = container_settings(options)
+    assert settings.runtime("x").path == "/bin/x"
+    assert settings.default_ulimits["nofile"].hard == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--odd",), "unknown flag: --odd"),
+        (("-z",), "unknown shorthand flag: 'z' in -z"),
+        (("stray",), 'unknown command: "stray"'),
+        (("--mtu", "x"), 'invalid argument "x" for "--mtu" flag'),
+        (("--icc=maybe",), 'invalid argument "maybe" for "--icc" flag'),
+        (("--data-root",), "flag needs an argument: --data-root"),
+        (("-l", "loud"), "invalid logging level: loud"),
+        (("--label", "x"), "bad attribute format: x"),
+        (("--exec-opt", "a=b"), "Unknown option to --exec-opt: a"),
+        (("--max-download-attempts", "0"), "invalid max download attempts: 0"),
+        (("--default-ulimit", "nofile=x"), "invalid ulimit argument: nofile=x"),
+    ],
+)
+def test_flags_that_make_no_sense(empty: str, words: tuple[str, ...], text: str) -> None:
+    with pytest.raises(InvalidParameter, match=text):
+        parsed(empty, *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('{"odd": 1, "bad": 2}', "don't match any configuration option: bad, odd"),
+        ('{"debug": "yes"}', "cannot unmarshal string into Go struct field Config.debug"),
+        ('{"mtu": true}', "cannot unmarshal bool"),
+        ("[]", "the file must hold one JSON object"),
+        ("{", "unable to configure the Docker daemon with file"),
+    ],
+)
+def test_files_that_make_no_sense(tmp_path: Path, content: str, text: str) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(content)
+    with pytest.raises(InvalidParameter, match=text):
+        parsed(str(path))
+
+
+def test_file_and_flags(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    content = {
+        "debug": True,
+        "labels": ["a=b"],
+        "hosts": ["unix:///x"],
+        "proxies": {"http-proxy": "http://p"},
+        "insecure-registries": ["r:5000"],
+    }
+    path.write_text(json.dumps(content))
+    options = parsed(str(path), "--mtu", "9000").options
+    assert options.flag("debug")
+    assert options.words("labels") == ("a=b",)
+    registries = registry_settings(options)
+    assert registries.insecure("r:5000")
+    assert registries.proxies.http == "http://p"
+    with pytest.raises(
+        InvalidParameter,
+        match=r"specified both as a flag and in the configuration file: debug: \(from flag: true,",
+    ):
+        parsed(str(path), "-D")
+    with pytest.raises(InvalidParameter, match="no such file or directory"):
+        parsed(str(tmp_path / "nothing.json"))
+
+
+def test_sizes() -> None:
+    assert [parse_size(t) for t in ("1", "1k", "1.5M", "2gb", "1GiB")] == [
+        1,
+        1024,
+        1572864,
+        2 << 30,
+        1 << 30,
+    ]
+    with pytest.raises(InvalidParameter, match="invalid size: 'much'"):
+        parse_size("much")
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str], empty: str) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("gantryd version ")
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == usage()
+    assert all(f"--{option.flag}" in shown for option in OPTIONS if option.flag)
+    assert run(["--config-file", empty, "--validate"]) == 0
+    assert capsys.readouterr().out == "configuration OK\n"
+    assert run(["--nope"]) == 1
+    assert capsys.readouterr().err.startswith("gantryd: unknown flag: --nope")
