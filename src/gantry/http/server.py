@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gantry.http.raw import RawStream
-from gantry.http.reply import Sendable
+from gantry.http.reply import TAKEN, Sendable
 
 Handler = Callable[[web.BaseRequest], Awaitable[Sendable]]
 """The application: one coroutine for every request."""
@@ -31,7 +31,8 @@ Handler = Callable[[web.BaseRequest], Awaitable[Sendable]]
 MAX_LINE: Final = 512 * 1024
 """Longest request line and header (names of many images, long filters, identity tokens)."""
 
-MAX_HELD: Final = 1024 * 1024
+MAX_HELD: Final = 256 * 1024
+"""Bytes behind a hijackable request after which the socket is left alone."""
 
 HIJACKABLE: Final = (b"/attach", b"/start", b"/session", b"/grpc")
 
@@ -40,7 +41,7 @@ class Connection(RequestHandler):
     """One client. aiohttp's underscore attributes used here are its protocol's state machine:
     `_waiter` (a future exactly while it is idle), `_request_in_progress`, `_messages`."""
 
-    __slots__ = ("_body_left", "_ended", "_held", "_hup", "_raw", "endless")
+    __slots__ = ("_body_left", "_ended", "_held", "_holding", "_hup", "_raw", "endless")
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -54,6 +55,7 @@ class Connection(RequestHandler):
         )
         self._raw: RawStream | None = None
         self._held: bytearray | None = None
+        self._holding = False
         self._body_left = 0
         self._ended = False
         self._hup: select.epoll | None = None
@@ -108,14 +110,23 @@ class Connection(RequestHandler):
         if not data or self._held is None:
             return
         self._held += data
-        if len(self._held) > MAX_HELD:
-            self.force_close()
+        if len(self._held) > MAX_HELD and not self._holding and self.transport is not None:
+            self._holding = True
+            self.transport.pause_reading()
+
+    def _let_go(self) -> bytes:
+        """What was held back; reading goes on."""
+        held, self._held = bytes(self._held or b""), None
+        if self._holding and self.transport is not None:
+            self._holding = False
+            self.transport.resume_reading()
+        return held
 
     def release(self) -> None:
         """The handler has answered without hijacking: what was held is the next request."""
         if self._held is None or self._raw is not None:
             return
-        held, self._held = bytes(self._held), None
+        held = self._let_go()
         self._body_left = 0
         if held:
             self.data_received(held)
@@ -124,7 +135,7 @@ class Connection(RequestHandler):
         """Take the connection over; the handler answers with `reply.TAKEN` in the end."""
         if self.transport is None:
             raise ConnectionResetError("the client has gone away")
-        early, self._held = bytes(self._held or b""), None
+        early = self._let_go()
         self.keep_alive(False)
         self._raw = RawStream(self.transport, self, early)
         if self._ended:
@@ -212,6 +223,10 @@ class Server(web.Server):
                 connection.close()  # this is the last of those that came before the end
             try:
                 return await handler(request)
+            except ConnectionError:
+                # The client is gone, or the answer broke off: it sees an end without an end mark.
+                connection.force_close()
+                return TAKEN
             finally:
                 if connection._held is not None:
                     connection.release()

@@ -109,6 +109,37 @@ def test_hijack_gets_bytes_that_came_with_the_request(tmp_path: Path) -> None:
     run(main)
 
 
+def test_much_input_behind_a_request_waits_for_the_hijack(tmp_path: Path) -> None:
+    async def main() -> None:
+        release = asyncio.Event()
+
+        async def late(request: web.BaseRequest) -> Sendable:
+            if request.raw_path == "/ping":
+                return Reply(HEAD, b"")
+            await release.wait()
+            raw = connection_of(request).hijack()
+            size = 0
+            while data := await raw.read():
+                size += len(data)
+            await raw.write(b"%d" % size)
+            await raw.finish()
+            return TAKEN
+
+        async with (
+            serving(late, tmp_path) as (path, _),
+            connected(path) as client,
+            connected(path) as other,
+        ):
+            client.send(encoded("POST", "/attach") + b"i" * 3_000_000)
+            client.half_close()
+            for _ in range(20):
+                await other.request("GET", "/ping")
+            release.set()
+            assert await client.reader.read() == b"3000000"
+
+    run(main)
+
+
 def test_half_close_before_a_hijack_is_input_that_ended(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(echo, tmp_path) as (path, _), connected(path) as client:
