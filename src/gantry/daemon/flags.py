@@ -6,6 +6,7 @@ What pflag does is mirrored: `--flag=value`, `--flag value`, a boolean's value o
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import textwrap
 from collections.abc import Sequence
@@ -304,12 +305,54 @@ def _validate(options: Options) -> None:
             raise InvalidParameter(f"Unknown option to --exec-opt: {name}")
         if value not in ("cgroupfs", "systemd"):
             raise InvalidParameter(f"native.cgroupdriver option {value} is not supported")
+    _check_addresses(options)
     if options.text("firewall-backend") not in ("nftables", "iptables"):
         raise InvalidParameter(f'invalid firewall-backend "{options.text("firewall-backend")}"')
     if options.text("default-ipc-mode") not in ("private", "shareable"):
         raise InvalidParameter(
             f"IPC mode {options.text('default-ipc-mode')!r} is not supported as default value"
         )
+
+
+def _check_addresses(options: Options) -> None:
+    """Texts that are to be addresses and networks."""
+    for key in ("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"):
+        text = options.text(key)
+        try:
+            if text:
+                ipaddress.ip_interface(text)
+        except ValueError:
+            raise InvalidParameter(f"--{key}: invalid CIDR address: {text}")
+        if text and "/" not in text:
+            raise InvalidParameter(f"--{key}: invalid CIDR address: {text}")
+    single = [(key, options.text(key)) for key in ("default-gateway", "default-gateway-v6", "ip")]
+    several = [
+        (BY_KEY[key].flag, text)
+        for key in ("dns", "host-gateway-ips")
+        for text in options.words(key)
+    ]
+    for key, text in (*single, *several):
+        try:
+            if text:
+                ipaddress.ip_address(text)
+        except ValueError:
+            raise InvalidParameter(f"--{key}: {text} is not an ip address")
+    for pool in options.items("default-address-pools"):
+        try:
+            if not isinstance(pool, dict):
+                raise ValueError
+            base = ipaddress.ip_network(str(pool.get("base")), strict=False)
+            size = pool.get("size")
+            if not isinstance(size, int) or not base.prefixlen <= size <= base.max_prefixlen:
+                raise ValueError
+        except ValueError:
+            raise InvalidParameter(f"invalid default address pool: {_shown_pool(pool)}")
+
+
+def _shown_pool(pool: object) -> str:
+    if isinstance(pool, dict):
+        return f"base={pool.get('base')},size={pool.get('size')}"
+    return str(pool)
 
 
 def usage() -> str:

@@ -88,11 +88,18 @@ def run(arguments: list[str]) -> int:
     except GantryError as error:
         return _fail(f"failed to start daemon: {error}")
     except BaseExceptionGroup as group:
-        first = _first(group)
-        if not isinstance(first, GantryError):
-            raise
-        return _fail(f"failed to start daemon: {first}")
+        return _failed(_first(group))
+    except Exception as error:
+        return _failed(error)
     return 0
+
+
+def _failed(error: BaseException) -> int:
+    """One line, whatever it was; where it came from is for who debugs."""
+    if isinstance(error, GantryError):
+        return _fail(f"failed to start daemon: {error}")
+    _log.debug("failed to start", exc_info=error)
+    return _fail(f"failed to start daemon: {type(error).__name__}: {error}")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
