@@ -330,8 +330,16 @@ class Shim:
         else:
             os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
         if number == signal.SIGKILL and self._paused:
-            self._resume(message)  # a frozen process dies when it is thawed
+            self._thaw()
         return {}, b"", []
+
+    def _thaw(self) -> None:
+        """On cgroup v1 a frozen process dies when it is thawed; on v2 it has died already."""
+        self._paused = False
+        try:
+            self._do(lambda backend: backend.resume())
+        except GantryError:
+            pass
 
     def _resize(self, message: Message) -> worker.Result:
         self._process(message).io.resize(message.number("rows"), message.number("columns"))
