@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
@@ -24,6 +25,9 @@ from gantry.model.container import (
 )
 from gantry.model.errors import InvalidParameter, NotFound, System
 from gantry.model.image import Image
+
+_QUICK = ("overlay2",)
+"""Drivers that make a writable layer by a few system calls: a thread would only delay them."""
 
 Populate = Callable[[Record, MountRecord, str], Awaitable[None]]
 """Copies what the image has at a volume's place into the (empty) volume at a host path."""
@@ -84,7 +88,11 @@ class Creator:
         """The writable layer, the folder and the volumes; the record with its mounts."""
         core, host = self._core, record.host_config
         options = host.storage_opt if host.storage_opt else {}
-        core.snapshots.prepare(record.id, image.chain_id if image else None, options=options)
+        parent = image.chain_id if image else None
+        if record.driver in _QUICK:
+            core.snapshots.prepare(record.id, parent, options=options)
+        else:
+            await asyncio.to_thread(core.snapshots.prepare, record.id, parent, options=options)
         undo.callback(core.snapshots.remove, record.id)
         folder = core.folder(record.id)
         try:

@@ -76,6 +76,7 @@ def network_request(core: Core, container: Container, netns_pid: int = 0) -> San
         dns_options=tuple(host.dns_options or ()),
         extra_hosts=tuple(host.extra_hosts or ()),
         mac_address=(config.mac_address or "") if config.mac_address is not UNSET else "",
+        links=tuple(host.links or ()),
         environment=tuple(config.env or ()),
         egress=_egress(host, config),
     )
