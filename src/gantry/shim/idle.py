@@ -1,7 +1,7 @@
 """A shim's main line: have the container made, sleep, and only then be a program.
 
 Python writes to what it looks at: each object that is used costs a shim the page it is
-on. A shim that has built its loop and tables owns 1.5 MiB, one that has just been forked
+on. A shim that has built its loop and tables owns 1.4 MiB, one that has just been forked
 0.3. So the container is made by a child (`gantry.shim.starter`), whose result is taken
 as the bytes that came; this process then waits in one poll(2) for anything to happen to
 its container: output, a request, a client's input, init's end. Nothing read or decoded
