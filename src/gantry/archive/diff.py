@@ -10,13 +10,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Final
 
 from gantry.archive import header
 from gantry.archive.apply import OPAQUE, WHITEOUT
 from gantry.archive.header import BLOCK, Entry
-from gantry.model.snapshot import Flavour, LayerFolder
+from gantry.model.snapshot import Flavour
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -46,26 +45,19 @@ def resource(at: int, name: bytes, shown: bytes) -> Iterator[bytes]:
     yield from _gathered(_Writer().entry(at, name, shown, info))
 
 
-def diff_layer(folder: LayerFolder) -> Iterator[bytes]:
+def diff_layer(root: int, below: int | None, flavour: Flavour) -> Iterator[bytes]:
     """The tar of what a snapshot changed of its parents, with whiteouts for deletions.
 
-    Nothing may change it meanwhile; a file that shrinks while it is read is padded.
+    root: the layer's folder (an fd). below: the parents' whole tree, only for PLAIN, where the
+    two are compared. Nothing may change it meanwhile; a file that shrinks while it is read is
+    padded.
     """
-    with ExitStack() as scope:
-
-        def opened(path: str) -> int:
-            fd = os.open(path, _FOLDER)
-            scope.callback(os.close, fd)
-            return fd
-
-        root = opened(folder.path)
-        if folder.flavour is not Flavour.PLAIN:
-            yield from _gathered(_Writer(overlay=True).folder(root, b""))
-        elif not folder.lower:
-            yield from _gathered(_Writer().folder(root, b""))
-        else:
-            below = opened(folder.lower[0])
-            yield from _gathered(_Writer().changed(root, below, b""))
+    if flavour is not Flavour.PLAIN:
+        yield from _gathered(_Writer(overlay=True).folder(root, b""))
+    elif below is None:
+        yield from _gathered(_Writer().folder(root, b""))
+    else:
+        yield from _gathered(_Writer().changed(root, below, b""))
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:

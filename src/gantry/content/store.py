@@ -22,6 +22,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -110,8 +111,12 @@ class Writer:
         """Of what was written so far."""
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
-    def commit(self, expected: str | None = None, size: int | None = None) -> str:
+    def commit(
+        self, expected: str | None = None, size: int | None = None, *, later: bool = False
+    ) -> str:
         """Verify, put in place, and return the digest. Having it already is success.
+
+        later: its bytes go to the disk in the background; `ContentStore.settle` waits for that.
 
         InvalidParameter when digest or size are not what was expected; the data is dropped.
         """
@@ -128,7 +133,8 @@ class Writer:
             if self.offset != os.fstat(self.fd).st_size:
                 os.ftruncate(self.fd, self.offset)
             os.fchmod(self.fd, 0o444)
-            os.fdatasync(self.fd)
+            if not later:
+                os.fdatasync(self.fd)
             target = self._store.path(digest)
             os.makedirs(os.path.dirname(target), mode=0o711, exist_ok=True)
             os.rename(os.path.join(self._folder, "data"), target)
@@ -136,6 +142,9 @@ class Writer:
             self.abort()
             raise System(f"cannot store {digest}: {error}") from error
         self._kept = True
+        if later:
+            self._store.sync_later(self.fd)  # which closes it
+            self.fd = -1
         self.close()
         self._store.drop_folder(self._folder)
         return digest
@@ -192,6 +201,8 @@ class ContentStore:
         self.root = root
         self._blobs = os.path.join(root, "blobs")
         self._ingest = os.path.join(root, "ingest")
+        self._syncs = ThreadPoolExecutor(max_workers=2, thread_name_prefix="content-sync")
+        self._syncing: set[Future[None]] = set()
         try:
             os.makedirs(os.path.join(self._blobs, "sha256"), mode=0o711, exist_ok=True)
             os.makedirs(self._ingest, mode=0o700, exist_ok=True)
@@ -265,6 +276,30 @@ class ContentStore:
         algorithm = digest.partition(":")[0]
         with os.fdopen(self.open(digest), "rb", buffering=0) as file:
             return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}" == digest
+
+    def sync_later(self, fd: int) -> None:
+        """Bring a file's bytes to the disk in the background, and close it."""
+
+        def sync() -> None:
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
+        future = self._syncs.submit(sync)
+        self._syncing.add(future)
+        future.add_done_callback(
+            lambda done: None if done.exception() else self._syncing.discard(done)
+        )
+
+    def settle(self) -> None:
+        """Wait until all that was committed `later` is on the disk. System when that failed."""
+        for future in list(self._syncing):
+            try:
+                future.result()
+            except OSError as error:
+                self._syncing.discard(future)
+                raise System(f"cannot write content store {self.root}: {error}") from error
 
     # ---- ingest
 

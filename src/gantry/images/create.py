@@ -34,6 +34,7 @@ from gantry.oci.image import (
     read_manifest,
 )
 from gantry.oci.image_reference import Reference
+from gantry.snapshots.private import opened
 
 Json = dict[str, Any]
 Write = Callable[[bytes], None]
@@ -178,7 +179,7 @@ class Creator:
                 size = writer.offset
                 if pending is not None:
                     pending.job.finish(size)
-                digest = await off_loop(writer.commit)
+                digest = writer.commit(later=True)
                 return _Layer(Descriptor(media_type, digest, size), pending)
             except BaseException:
                 if pending is not None:
@@ -287,8 +288,9 @@ async def _receive(body: AsyncIterator[bytes], write: Write) -> str:
 
 async def _differ(folder: LayerFolder, write: Write) -> str:
     def differ() -> str:
-        for piece in diff_layer(folder):
-            write(piece)
+        with opened(folder) as (own, below):
+            for piece in diff_layer(own, below[0] if below else None, folder.flavour):
+                write(piece)
         return OCI_LAYER
 
     return await in_thread(differ)

@@ -25,6 +25,7 @@ from gantry.images.workers import Job, Workers
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.model.snapshot import Flavour, LayerFolder, Snapshotter
 from gantry.oci.image_digest import chain_ids
+from gantry.snapshots.private import mounted
 
 PREFIX: Final = "unpack-"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -122,17 +123,36 @@ class Layers:
 
     def _start(self, data: int, key: str, *, size: int | None) -> Pending:
         folder = self.snapshots.layer(key)
-        fd = os.open(folder.path, _FOLDER)
-        try:
-            job = self._workers.begin(
-                data,
-                fd,
-                folder.flavour,
-                size=size,
-                fresh=folder.flavour is not Flavour.PLAIN or not folder.lower,
-            )
-        finally:
-            os.close(fd)
+        with contextlib.ExitStack() as scope:
+            if folder.mounts:
+                fd = scope.enter_context(mounted(folder.mounts))
+            else:
+                fd = os.open(folder.path, _FOLDER)
+                scope.callback(os.close, fd)
+            return self._job(data, key, fd, folder.flavour, not folder.lower, scope, size=size)
+
+    def _whole(self, data: int, key: str, *, size: int | None) -> Pending:
+        """Unpack through the mounted whole of a snapshot, whatever the driver's layers are."""
+        with contextlib.ExitStack() as scope:
+            fd = scope.enter_context(mounted(self.snapshots.mounts(key)))
+            return self._job(data, key, fd, Flavour.PLAIN, False, scope, size=size)
+
+    def _job(
+        self,
+        data: int,
+        key: str,
+        folder: int,
+        flavour: Flavour,
+        fresh: bool,
+        scope: contextlib.ExitStack,
+        *,
+        size: int | None,
+    ) -> Pending:
+        """scope: what keeps the folder there; it is closed with the job's end."""
+        fresh = fresh or flavour is not Flavour.PLAIN
+        job = self._workers.begin(data, folder, flavour, size=size, fresh=fresh)
+        kept = scope.pop_all()
+        job.task.add_done_callback(lambda _: kept.close())
         return Pending(key, job)
 
     async def _make(self, layer: LayerBlob, chain_id: str, parent: str | None) -> None:
@@ -140,15 +160,23 @@ class Layers:
         own = pending is None or not self.snapshots.exists(pending.key)
         if pending is None or own:
             pending = await self._from_blob(layer.blob, parent)
+        detached = self.snapshots.detached_layers
         try:
-            unpacked = await self._finished(pending, layer, parent)
+            try:
+                unpacked = await self._finished(pending, parent)
+            except NeedsParents as error:
+                if parent is None or not detached:
+                    raise ArchiveError(f"invalid layer: {error} leads to nothing")
+                await self.drop(pending)
+                own, detached = True, False
+                pending = await self._from_blob(layer.blob, parent, whole=True)
+                unpacked = await self._finished(pending, None)
             if unpacked.diff_id != layer.diff_id:
                 raise InvalidParameter(
                     f"wrong diff id calculated on extraction {unpacked.diff_id!r},"
                     f" expected {layer.diff_id!r}"
                 )
-            given = parent if self.snapshots.detached_layers else None
-            await off_loop(self._commit, chain_id, pending.key, given)
+            await off_loop(self._commit, chain_id, pending.key, parent if detached else None)
         except BaseException:
             if own:
                 await self.drop(pending)
@@ -161,33 +189,29 @@ class Layers:
         except Conflict:
             self._remove(key)  # somebody else has made the same meanwhile
 
-    async def _from_blob(self, digest: str, parent: str | None) -> Pending:
+    async def _from_blob(self, digest: str, parent: str | None, *, whole: bool = False) -> Pending:
         data = self._content.open(digest)
         try:
             size = os.fstat(data).st_size
-            if self.snapshots.detached_layers:
+            if self.snapshots.detached_layers and not whole:
                 pending = self._begin(data, None, size=size)
             else:
                 key = PREFIX + secrets.token_hex(8)
                 await off_loop(self.snapshots.prepare, key, parent)
-                pending = self._start(data, key, size=size)
+                start = self._whole if whole else self._start
+                pending = start(data, key, size=size)
             pending.job.finish(size)
             return pending
         finally:
             os.close(data)
 
-    async def _finished(self, pending: Pending, layer: LayerBlob, parent: str | None) -> Unpacked:
-        try:
-            unpacked = await pending.job.result()
-            if unpacked.implicit and parent is not None and self.snapshots.detached_layers:
-                below = self.snapshots.layer(parent)
-                folder = self.snapshots.layer(pending.key)
-                await off_loop(_adopt, folder, below, unpacked.implicit)
-            return unpacked
-        except NeedsParents as error:
-            if parent is None:
-                raise ArchiveError(f"invalid layer: {error} leads to nothing")
-            raise NeedsParents(str(error))  # [the merged way comes with the private mounts]
+    async def _finished(self, pending: Pending, parent: str | None) -> Unpacked:
+        unpacked = await pending.job.result()
+        if unpacked.implicit and parent is not None and self.snapshots.detached_layers:
+            below = self.snapshots.layer(parent)
+            folder = self.snapshots.layer(pending.key)
+            await off_loop(_adopt, folder, below, unpacked.implicit)
+        return unpacked
 
     def _remove(self, key: str) -> None:
         with contextlib.suppress(NotFound):

@@ -215,7 +215,7 @@ class Loader:
         if self._content.exists(digest):
             writer.abort()
         else:
-            writer.commit()
+            writer.commit(later=True)
             archive.fresh.add(digest)
         member.digest = digest
         archive.members[name] = member

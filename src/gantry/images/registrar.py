@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from gantry.content.store import ContentStore
+from gantry.images.bridge import off_loop
 from gantry.images.catalog import Catalog
 from gantry.images.layers import LayerBlob, Layers
 from gantry.images.ports import Emit, ImageStore
@@ -92,6 +93,7 @@ class Registrar:
             if manifest is None:
                 manifest = make_manifest(identity, len(config), layers)
             digest = self.content.put(manifest)
+            await off_loop(self.content.settle)
             with self.catalog.holding((), (identity, digest)):
                 return await self._commit(
                     ImageRecord(

@@ -168,7 +168,7 @@ class Transfers:
             await self._attempts(transfer, fetch)
             transfer.show(VERIFYING)
             try:
-                await off_loop(writer.commit, digest, size)
+                writer.commit(digest, size, later=True)
             except InvalidParameter:
                 raise System(f"filesystem layer verification failed for digest {digest}") from None
         if transfer.pending is not None:

@@ -68,14 +68,15 @@ class LayerFolder:
     path: a folder; for flavour PLAIN it is the whole tree.
     lower: the folders of the parents, nearest first (flavour OVERLAY), or the parent's whole
     tree as the only element (PLAIN), or nothing.
-    mounts: what has to be mounted (in a private mount namespace) at `path` before it has the
-    files, empty where they are just there.
+    mounts, lower_mounts: where the files are not just there but have to be mounted, how; the
+    paths say nothing then. `gantry.snapshots.private.opened` gives fds in either case.
     """
 
     path: str
     flavour: Flavour
     lower: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    lower_mounts: tuple[Mount, ...] = ()
 
 
 class Snapshotter(Protocol):

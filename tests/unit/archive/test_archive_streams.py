@@ -26,7 +26,7 @@ from gantry.archive.reader import TarReader
 from gantry.archive.removal import remove_tree
 from gantry.archive.unpack import Ahead, unpack
 from gantry.model.errors import GantryError
-from gantry.model.snapshot import Flavour, LayerFolder
+from gantry.model.snapshot import Flavour
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 DATA = b"".join(b"line %d\n" % i for i in range(50000))
@@ -225,6 +225,15 @@ def test_fuzz_nothing_is_written_outside(given_entries: list[Entry], flavour: Fl
         (top / "box").mkdir()
 
 
+def changes(new: Path, old: Path | None, flavour: Flavour = Flavour.PLAIN) -> bytes:
+    fds = [os.open(path, os.O_RDONLY) for path in (new, old) if path is not None]
+    try:
+        return b"".join(diff_layer(fds[0], fds[1] if old else None, flavour))
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
 class TestDiff:
     def build(self, top: Path) -> None:
         (top / "d").mkdir()
@@ -263,8 +272,7 @@ class TestDiff:
         (new / "d" / "file").write_bytes(b"changed")
         (new / "made").mkdir()
         (new / "made" / "inside").write_text("")
-        folder = LayerFolder(str(new), Flavour.PLAIN, (str(old),))
-        found = list(TarReader(source(b"".join(diff_layer(folder)))))
+        found = list(TarReader(source(changes(new, old))))
         assert [entry.name for entry in found] == [
             b"d/",
             b"d/file",
@@ -276,8 +284,7 @@ class TestDiff:
 
     def test_no_difference_is_an_empty_archive(self, tmp_path: Path) -> None:
         self.build(tmp_path)
-        folder = LayerFolder(str(tmp_path), Flavour.PLAIN, (str(tmp_path),))
-        assert b"".join(diff_layer(folder)) == bytes(1024)
+        assert changes(tmp_path, tmp_path) == bytes(1024)
 
     @root_only
     def test_overlay_difference(self, tmp_path: Path) -> None:
@@ -285,8 +292,7 @@ class TestDiff:
         (tmp_path / "d").mkdir()
         os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
         (tmp_path / "d" / "x").write_text("x")
-        folder = LayerFolder(str(tmp_path), Flavour.OVERLAY)
-        data = b"".join(diff_layer(folder))
+        data = changes(tmp_path, None, Flavour.OVERLAY)
         assert [entry.name for entry in TarReader(source(data))] == [
             b"d/",
             b"d/.wh..wh..opq",

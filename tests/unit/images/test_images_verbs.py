@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import stat
 import tarfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -715,3 +716,84 @@ def test_messages_of_pieces(run: Callable[[Body], None]) -> None:
             assert (await box.load(data, size))[-1] == {"stream": "Loaded image: a:latest\n"}
 
     run(body)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+class TestLayersThatLeanOnOthers:
+    """Entries that make sense only together with the layers below."""
+
+    def merged(self, box: ImageBox, name: str) -> dict[str, str]:
+        from gantry.snapshots.private import mounted
+
+        chain = box.images.resolve(name).chain_id
+        found: dict[str, str] = {}
+        with mounted(box.snapshots.view("look", chain)) as fd:
+            for folder, _, files, at in os.fwalk(".", dir_fd=fd):
+                for file in files:
+                    path = os.path.normpath(os.path.join(folder, file))
+                    info = os.stat(file, dir_fd=at, follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode):
+                        with open(os.open(file, os.O_RDONLY, dir_fd=at)) as text:
+                            found[path] = text.read()
+        box.snapshots.remove("look")
+        return found
+
+    def links(self) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, kind, link in (
+                ("hard", tarfile.LNKTYPE, "usr/lib/one"),
+                ("lib/two", tarfile.REGTYPE, ""),
+                ("lib/.wh.three", tarfile.REGTYPE, ""),
+            ):
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = kind, link
+                tar.addfile(info)
+        return out.getvalue()
+
+    def test_hardlinks_and_symlinked_folders(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox) -> None:
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                link = tarfile.TarInfo("lib")
+                link.type, link.linkname = tarfile.SYMTYPE, "usr/lib"
+                tar.addfile(link)
+                for name in ("one", "three"):
+                    info = tarfile.TarInfo(f"usr/lib/{name}")
+                    info.size = 3
+                    tar.addfile(info, io.BytesIO(b"old"))
+            for layers in ([out.getvalue(), self.links()], [out.getvalue(), TOP, self.links()]):
+                await box.load(docker_archive(layers, ["a"]))
+                found = self.merged(box, "a")
+                found.pop("big", None)
+                found.pop("etc/os", None)
+                assert found == {"usr/lib/one": "old", "hard": "old", "usr/lib/two": ""}
+
+        run(body)
+
+    def test_leading_to_nothing(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox) -> None:
+            for layers in ([self.links()], [BASE, self.links()]):
+                with pytest.raises(InvalidParameter):
+                    await box.load(docker_archive(layers, ["a"]))
+                assert not list(box.snapshots.walk()) or layers[0] == BASE
+
+        run(body)
+
+    def test_folders_keep_their_looks(self, run: Callable[[Body], None]) -> None:
+        """A layer that does not mention a folder does not change it."""
+
+        async def body(box: ImageBox) -> None:
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                info = tarfile.TarInfo("d")
+                info.type, info.mode, info.uid, info.mtime = tarfile.DIRTYPE, 0o1777, 5, 1234
+                tar.addfile(info)
+            await box.load(docker_archive([out.getvalue(), layer({"d/x": "x"})], ["a"]))
+            from gantry.snapshots.private import mounted
+
+            with mounted(box.snapshots.view("look", box.images.resolve("a").chain_id)) as fd:
+                info2 = os.stat("d", dir_fd=fd)
+                assert (stat.S_IMODE(info2.st_mode), info2.st_uid) == (0o1777, 5)
+
+        run(body)
