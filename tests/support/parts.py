@@ -7,6 +7,7 @@ import signal
 from contextlib import suppress
 
 from tests.support.engine import Engine, read
+from tests.support.wait import eventually
 
 
 def parent(pid: int) -> int:
@@ -27,10 +28,20 @@ def launcher(engine: Engine) -> int:
 
 
 def shim(engine: Engine, container_pid: int) -> int:
-    """Return the pid of a container's shim: its first process's parent."""
-    found = parent(container_pid)
-    assert found in engine.processes(), f"{found} is no process of the engine"
-    return found
+    """Return the pid of a container's shim: its first process's parent.
+
+    For a moment that is a helper which the shim forked, so its own parent has to be no shim:
+    the launcher, or init where the launcher is gone.
+    """
+
+    def settled() -> int:
+        found = parent(container_pid)
+        assert found in engine.processes(), f"{found} is no process of the engine"
+        above = parent(found)
+        assert above == 1 or parent(above) in (1, engine.pid), f"{found} is a helper"
+        return found
+
+    return eventually(settled)
 
 
 def kill(pid: int) -> None:
