@@ -34,10 +34,11 @@ from gantry.model.network import (
     SandboxState,
 )
 from gantry.network import endpoints, interfaces, links, netlink, netns
-from gantry.network.bridge import BridgeDriver
+from gantry.network.bridge import BridgeDriver, bridge_name
 from gantry.network.catalog import Catalog, user_defined
 from gantry.network.dns import DnsServers, Server, View
 from gantry.network.drivers import Driver, Wanted
+from gantry.network.egress import OPTION, Egress, Layer, Restriction
 from gantry.network.firewall import Firewall, LinkRule
 from gantry.network.ipam import DefaultIpam, Ipam, NoAddresses
 from gantry.network.names import Names
@@ -72,6 +73,7 @@ class Live:
     publication: Publication | None = None
     dns: Server | None = None
     links: list[LinkRule] = field(default_factory=list)
+    restriction: Restriction | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -96,6 +98,7 @@ class Sandboxes:
         owner: TaskOwner,
         visible: Visible,
         firewall: Firewall | None,
+        egress: Egress,
         dns: DnsServers,
         driver_of: Callable[[NetworkRecord], Driver],
         ipam_of: Callable[[NetworkRecord], Ipam],
@@ -107,6 +110,7 @@ class Sandboxes:
         self._owner = owner
         self._visible = visible
         self._firewall = firewall
+        self._egress = egress
         self._dns = dns
         self._driver_of = driver_of
         self._ipam_of = ipam_of
@@ -230,6 +234,8 @@ class Sandboxes:
             self._forget_names(state)
         if live.dns is not None:
             self._dns.close(live.dns)
+        if live.restriction is not None:
+            self._egress.lift(container_id)
         if live.links and self._firewall is not None:
             await self._firewall.link((), live.links)
         if live.publication is not None:
@@ -272,6 +278,7 @@ class Sandboxes:
             self._remember_names(record, state)
         live.ways = self._elect(live)
         await self._link(live)
+        self._restrict(live)
         try:
             await self._serve_names(live, saved.dns_port)
         except OSError as error:
@@ -448,6 +455,43 @@ class Sandboxes:
         else:
             live.dns.change(view)
 
+    def _restrict(self, live: Live) -> None:
+        """Under its egress policy: its own and those of all its networks together."""
+        layers: list[Layer] = []
+        if live.request.egress is not None:
+            layers.append(Layer.parse(live.request.egress))
+        records = [self._catalog.get(state.network_id) for state in live.endpoints.values()]
+        for record in records:
+            if record is not None and OPTION in record.options:
+                layers.append(Layer.parse(record.options[OPTION].split(",")))
+        if not layers:
+            live.restriction = None
+            self._egress.lift(live.request.container_id)
+            return
+        for record in records:
+            if record is not None and record.driver not in ("bridge", "null"):
+                raise InvalidParameter(
+                    f"egress policies do not reach networks of the driver {record.driver}"
+                )
+        pairs = [
+            (state.host_interface, address)
+            for state in live.endpoints.values()
+            for address in (state.ip, state.ipv6)
+            if address
+        ]
+        live.restriction = Restriction(
+            owner=self._egress,
+            container=live.request.container_id,
+            networks=tuple(state.network_id for state in live.endpoints.values()),
+            layers=tuple(layers),
+            sources=tuple(address for _, address in pairs),
+            interfaces=tuple(pairs),
+            bridges=tuple(
+                bridge_name(r) for r in records if r is not None and r.driver == "bridge"
+            ),
+        )
+        self._egress.restrict(live.restriction)
+
     def _view(self, live: Live) -> View:
         _, upstreams, ndots = self._visible.resolv_conf(live.request, "embedded")
         networks: list[Names] = []
@@ -464,9 +508,13 @@ class Sandboxes:
         return View(
             networks=networks,
             links=aliases,
-            upstreams=upstreams,
+            # A restricted container reaches no server itself: we ask for it.
+            upstreams=[replace(u, from_host=True) for u in upstreams]
+            if live.restriction
+            else upstreams,
             external=any(live.ways),
             ndots=ndots,
+            policy=live.restriction,
         )
 
     # --- the way out -------------------------------------------------------------------------
@@ -478,6 +526,7 @@ class Sandboxes:
         if changed and not routed:
             await self._route(live, ways)
         live.ways = ways
+        self._restrict(live)
         await self._serve_names(live)
         if live.publication is None:
             requests = self._requests(live)

@@ -36,11 +36,13 @@ from gantry.model.network import (
     SandboxState,
 )
 from gantry.network import bridge, coexist, creation, endpoints, hostside, views
+from gantry.network.audit import Audit
 from gantry.network.backends import ChosenFirewall
 from gantry.network.bridge import BridgeDriver
 from gantry.network.catalog import PREDEFINED, Catalog
 from gantry.network.dns import DnsServers
 from gantry.network.drivers import Driver
+from gantry.network.egress import OPTION, Egress, Layer
 from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam, Ipam, NullIpam
 from gantry.network.links import Linked
@@ -109,11 +111,14 @@ class Networks:
         self._ipam = DefaultIpam(pools)
         self._ipams: dict[str, Ipam] = {"default": self._ipam, "null": NullIpam()}
         ports = HostPorts(drop=not settings.userland_proxy)
+        self._audit = Audit(settings.audit_dir)
+        self._egress = Egress(settings.table, self._audit)
         self._visible = Visible(settings, self._catalog, self._linkable)
         self._sandboxes = Sandboxes(
             settings=settings,
             visible=self._visible,
             firewall=self._firewall,
+            egress=self._egress,
             dns=DnsServers(
                 self._namespaces,
                 self._owner,
@@ -150,6 +155,7 @@ class Networks:
         """Call once, after all `adopt`s. Sweeps what is left of containers that are gone."""
         if self._firewall is not None:
             await self._firewall.settle()
+        self._egress.settle()
         await self._bridges.sweep(
             frozenset(
                 state.host_interface
@@ -190,6 +196,7 @@ class Networks:
         await self._sandboxes.close()
         await self._owner.aclose()
         await self._plugins.aclose()
+        self._egress.close()
         if self._firewall is not None:
             await self._firewall.close()
         await asyncio.get_running_loop().run_in_executor(None, self._namespaces.close)
@@ -198,6 +205,7 @@ class Networks:
         """Take every network and our table off the machine (uninstall, tests)."""
         for record in self._catalog:
             await self._driver_of(record).remove(record)
+        self._egress.close(remove=True)
         if self._firewall is not None:
             await self._firewall.close(remove=True)
 
@@ -373,6 +381,15 @@ class Networks:
         self._emit("prune", "", reclaimed="0")
         return {"NetworksDeleted": gone or None}
 
+    async def egress(self, name: str) -> Json:
+        """What a network's egress policies allow and refused: {"Allow": [...] or None,
+        "Refused": [{"time", "container", "kind": "dns" | "packet", "name" | "destination",
+        "protocol", "port"}, ...]}, the last thousand, oldest first."""
+        record = self._catalog.find(name)
+        allow = record.options.get(OPTION)
+        words = [word.strip() for word in allow.split(",")] if allow is not None else None
+        return {"Allow": words, "Refused": self._audit.read(record.id)}
+
     # --- parts -----------------------------------------------------------------------------
 
     async def _create(self, asked: creation.CreateBody) -> NetworkRecord:
@@ -387,6 +404,12 @@ class Networks:
         traits = await driver.traits(record)
         record = creation.apply_config(record, self._catalog)
         record = creation.check_scope(record, traits)
+        if OPTION in record.options:
+            Layer.parse(record.options[OPTION].split(","))
+            if record.driver != "bridge":
+                raise InvalidParameter(
+                    f"egress policies do not reach networks of the driver {record.driver}"
+                )
         driver.check(record, [r for r in self._catalog if r.driver == record.driver])
         ipam = await self._load_ipam(record.ipam_driver)
         exclude = await self._namespaces.run(
@@ -434,6 +457,7 @@ class Networks:
             self._catalog.put(record)
             raise
         self._sandboxes.forget_network(record)
+        self._audit.forget(record.id)
         if not record.config_only:
             await creation.give_back(record, self._ipam_of(record))
             self._emit("destroy", record.id, record=record)

@@ -22,6 +22,7 @@ class NetworkSettings:
     bridge: the default bridge's name, "" for docker0 (gantry0 where a docker0 is not
         ours), "none" for no default network. table: our nftables table.
     default_address_pools: (base, prefix length of each network cut from it).
+    audit_dir: where egress policies' audit logs are written, "": they are not.
     plugin_dirs: where plugins' sockets are, then where their files are.
     pool_size: sandboxes made ahead for the default bridge.
     firewall_poll: seconds between looks whether another tool changed the packet filter.
@@ -56,6 +57,7 @@ class NetworkSettings:
     pool_size: int = 6
     timeout_dns: float = 4.0
     firewall_poll: float = 2.0
+    audit_dir: str = ""
     resolv_conf: str = ""
     hosts_path: str = "/etc/hosts"
     plugin_dirs: tuple[str, ...] = (

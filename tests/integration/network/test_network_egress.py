@@ -1,0 +1,206 @@
+"""Egress policies: what is named can be reached, all else is refused and written down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.integration.network.netlab import (
+    SETTINGS,
+    ask,
+    inside,
+    on_host,
+    process_in,
+    refused,
+    request,
+    tcp_server,
+    with_networks,
+)
+from tests.integration.network.test_network_dns import LanServer, resolve
+from tests.support.machine import HOST_ADDRESS, LAN_ADDRESS, Machine
+
+from gantry.model.errors import InvalidParameter
+from gantry.model.network import EndpointConfig
+from gantry.network.service import Networks
+from gantry.testing.network import MemoryNetworkStore
+
+pytestmark = pytest.mark.integration
+
+OPTION = "gantry.egress.allow"
+OTHER = "203.0.113.5"  # what the LAN's DNS server says example.org is
+
+
+@pytest.fixture
+def lan(machine: Machine, tmp_path: Path) -> Machine:
+    """The LAN host has a second address, and the host asks it for names."""
+    machine.lan.run("ip", "addr", "add", f"{OTHER}/32", "dev", "lo")
+    (tmp_path / "resolv.conf").write_text(f"nameserver {LAN_ADDRESS}\n")
+    return machine
+
+
+async def try_tcp(fd: int | None, address: str) -> str:
+    """ "" when connected, else the errno's name."""
+
+    def connect() -> str:
+        try:
+            socket.create_connection((address, 80), 1).close()
+        except OSError as error:
+            return os.strerror(error.errno) if error.errno else "timed out"
+        return ""
+
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, lambda: inside(fd, connect))
+
+
+@pytest.mark.parametrize("kind", ["network", "container", "container on the default bridge"])
+def test_only_what_is_allowed(lan: Machine, tmp_path: Path, kind: str) -> None:
+    async def body(networks: Networks) -> None:
+        allow = "example.org, 192.0.2.0/24"
+        await networks.create(
+            {"Name": "shut", "Options": {OPTION: allow} if kind == "network" else {}}
+        )
+        name = "bridge" if kind.endswith("bridge") else "shut"
+        egress = None if kind == "network" else tuple(allow.split(","))
+        one = await networks.allocate(request("one", mode=name, egress=egress))
+        neighbour = await networks.allocate(request("two", mode=name))
+        fd = one.netns_fd
+        with (
+            LanServer(lan),
+            open(lan.lan.path) as namespace,
+            tcp_server(namespace.fileno(), 80),
+            tcp_server(neighbour, 80),
+            tcp_server(one, 80),
+        ):
+            assert await try_tcp(fd, OTHER) in ("No route to host", "Permission denied")
+            assert await try_tcp(fd, LAN_ADDRESS) in ("No route to host", "Permission denied")
+            assert await try_tcp(fd, HOST_ADDRESS) in ("No route to host", "Permission denied")
+            assert await resolve(one, "example.org") == [OTHER]
+            assert await try_tcp(fd, OTHER) == ""
+            assert await resolve(one, "example.com") in (["REFUSED"], ["NXDOMAIN"])
+            assert await ask(fd, neighbour.endpoints[name].ip, 80)
+            assert await ask(None, one.endpoints[name].ip, 80)
+            if kind != "network":
+                assert await try_tcp(neighbour.netns_fd, LAN_ADDRESS) == ""
+        async with asyncio.timeout(3):
+            while len((await networks.egress(name))["Refused"]) < 3:
+                await asyncio.sleep(0.02)
+        rows = (await networks.egress(name))["Refused"]
+        assert {row["destination"] for row in rows if row["kind"] == "packet"} == {
+            OTHER,
+            LAN_ADDRESS,
+            HOST_ADDRESS,
+        }
+        assert {(row["container"], row["verdict"]) for row in rows} == {("one" * 8, "refused")}
+        assert all(row["port"] == 80 for row in rows if row["kind"] == "packet")
+        await networks.release("one" * 8)
+        sets = lan.host.run("nft", "list", "table", "inet", "gantry-egress")
+        assert one.endpoints[name].ip not in sets
+
+    settings = replace(
+        SETTINGS, resolv_conf=str(tmp_path / "resolv.conf"), audit_dir=str(tmp_path / "audit")
+    )
+    with_networks(lan, body, settings)
+    assert list((tmp_path / "audit").iterdir())
+
+
+def test_names_that_are_not_allowed_are_refused_and_written_down(
+    lan: Machine, tmp_path: Path
+) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: "*.example.org"}})
+        one = await networks.allocate(request("one", mode="shut"))
+        with LanServer(lan) as server:
+            assert await resolve(one, "example.org") == ["REFUSED"]
+            assert await resolve(one, "a.b.example.org") == ["NXDOMAIN"]
+            assert [name for name, _ in server.asked] == ["a.b.example.org."]
+        rows = (await networks.egress("shut"))["Refused"]
+        assert [(row["kind"], row["name"]) for row in rows] == [("dns", "example.org")]
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_a_container_cannot_widen_its_networks_policy(lan: Machine, tmp_path: Path) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: "203.0.113.0/24"}})
+        one = await networks.allocate(
+            request("one", mode="shut", egress=("0.0.0.0/0", "example.org"))
+        )
+        with open(lan.lan.path) as namespace, tcp_server(namespace.fileno(), 80):
+            assert await try_tcp(one.netns_fd, OTHER) == ""
+            assert await try_tcp(one.netns_fd, LAN_ADDRESS) != ""
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_another_source_address_does_not_help(lan: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        one = await networks.allocate(request("one", egress=()))
+        assert one.netns_fd is not None
+
+        def cheat() -> None:
+            os.system("ip addr add 172.17.7.7/16 dev eth0; ip addr del 172.17.0.2/16 dev eth0")
+            os.system("ip route add default via 172.17.0.1")
+
+        inside(one.netns_fd, cheat)
+        with open(lan.lan.path) as namespace, tcp_server(namespace.fileno(), 80):
+            assert await refused(one.netns_fd, LAN_ADDRESS, 80)
+
+    with_networks(lan, body)
+
+
+def test_connect_and_disconnect_change_the_policy(lan: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: "192.0.2.0/24"}})
+        one = await networks.allocate(request("one"))
+        with open(lan.lan.path) as namespace, tcp_server(namespace.fileno(), 80):
+            assert await try_tcp(one.netns_fd, LAN_ADDRESS) == ""
+            await networks.join("one" * 8, "shut", EndpointConfig())
+            assert await try_tcp(one.netns_fd, LAN_ADDRESS) != ""
+            await networks.leave("one" * 8, "shut")
+            assert await try_tcp(one.netns_fd, LAN_ADDRESS) == ""
+
+    with_networks(lan, body)
+
+
+def test_a_policy_holds_while_the_daemon_restarts(lan: Machine) -> None:
+    store = MemoryNetworkStore()
+
+    async def main() -> None:
+        networks = Networks(SETTINGS, store)
+        await networks.start()
+        await networks.settle()
+        one = await networks.allocate(request("one", egress=()))
+        assert one.netns_fd is not None
+        with (
+            process_in(one.netns_fd) as pid,
+            open(lan.lan.path) as namespace,
+            tcp_server(namespace.fileno(), 80),
+        ):
+            fd = os.dup(one.netns_fd)
+            await networks.aclose()
+            assert await try_tcp(fd, LAN_ADDRESS) != ""
+            again = Networks(SETTINGS, store)
+            await again.start()
+            await again.adopt(request("one", egress=()), pid, one.state)
+            await again.settle()
+            assert await try_tcp(fd, LAN_ADDRESS) != ""
+            await again.release("one" * 8)
+            await again.aclose()
+            os.close(fd)
+
+    on_host(lan, main)
+
+
+@pytest.mark.parametrize("word", ["bad name", "-", "a..b", "10.0.0.0/99", "ex ample.org"])
+def test_policies_that_make_no_sense(machine: Machine, word: str) -> None:
+    async def body(networks: Networks) -> None:
+        with pytest.raises(InvalidParameter, match=r"invalid gantry\.egress\.allow"):
+            await networks.create({"Name": "shut", "Options": {OPTION: f"a.b,{word}"}})
+        with pytest.raises(InvalidParameter, match=r"invalid gantry\.egress\.allow"):
+            await networks.allocate(request("one", egress=(word,)))
+
+    with_networks(machine, body)
