@@ -187,6 +187,8 @@ def test_ps(runtime: Runtime, bundle: Bundle) -> None:
     name = runtime.detached(bundle.sh("sleep 1000 & sleep 1000; true"))
     wait_for(lambda: len(json.loads(runtime("ps", "-f", "json", name).out)) == 3)
     assert runtime.pid(name) in json.loads(runtime("ps", "-f", "json", name).out)
+    if subprocess.run(["ps", "-ef"], capture_output=True).returncode:
+        pytest.skip("ps does not work here")
     text = runtime("ps", name).out
     assert len(text.splitlines()) == 4
     assert "PID" in text.splitlines()[0]

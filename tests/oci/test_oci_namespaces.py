@@ -218,7 +218,10 @@ def test_idmapped_mount(runtime: Runtime, mapped: Bundle, tmp_path: Path) -> Non
             "gidMappings": [{"containerID": 0, "hostID": 200000, "size": 65536}],
         }
     )
-    assert runtime.ok(mapped.args("stat", "-c", "%u %g", "/mnt/ids/file")).split() == ["5", "6"]
+    result = runtime.run(mapped.args("stat", "-c", "%u %g", "/mnt/ids/file"))
+    if "mount_setattr: invalid argument" in result.err and os.uname().release < "6.3":
+        pytest.skip("this kernel cannot map the ids of a tmpfs")
+    assert result.out.split() == ["5", "6"], result.err
 
 
 def test_a_source_that_only_root_may_reach(

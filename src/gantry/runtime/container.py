@@ -246,7 +246,7 @@ class Container:
             raise RuntimeFailure("container not running")
         self._signal(number)
         if number == signal.SIGKILL and self._cgroup_frozen():
-            self.resume()  # a frozen process cannot die
+            self._thaw()  # a frozen process cannot die (cgroup v1)
 
     def _signal(self, number: int) -> None:
         try:
@@ -268,7 +268,7 @@ class Container:
     def _signal_all(self, number: int) -> None:
         if number == signal.SIGKILL and self._cgroup.kill():
             if self._cgroup_frozen():
-                self._cgroup.thaw()
+                self._thaw()
             return
         for pid in self.pids():
             try:
@@ -276,7 +276,13 @@ class Container:
             except ProcessLookupError:
                 continue
         if self._cgroup_frozen() and number == signal.SIGKILL:
+            self._thaw()
+
+    def _thaw(self) -> None:
+        try:
             self._cgroup.thaw()
+        except FileNotFoundError:
+            return  # all dead, and removed by whoever waited for that
 
     def pause(self) -> None:
         """Freeze every process."""

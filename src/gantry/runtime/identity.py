@@ -23,7 +23,8 @@ RLIMITS: Final[Mapping[str, int]] = {
         )
     )
 }  # fmt: skip
-_INFINITY: Final = 2**64 - 1
+# KILL and STOP, and the two that the C library keeps for its threads.
+_UNCHANGEABLE: Final = frozenset((9, 19, 32, 33))
 
 
 class Identity(Record):
@@ -108,9 +109,10 @@ def set_limits(identity: Identity) -> None:
 
 def reset_signals() -> None:
     """Every signal at its default and unblocked (Python ignores SIGPIPE and SIGXFSZ)."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD,
-                   signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):  # fmt: skip
-        signal.signal(number, signal.SIG_DFL)
+    # Handlers of the caller's are gone at execve, but until then they would run here.
+    for number in range(1, signal.NSIG):
+        if number not in _UNCHANGEABLE and signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

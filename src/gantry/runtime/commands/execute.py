@@ -34,6 +34,8 @@ def _execute(context: Context, arguments: Arguments) -> int:
     pid_file = os.path.abspath(arguments.string("pid-file")) if arguments.given("pid-file") else ""
     process = _process(container, arguments)
     check_terminal(process.terminal, detach, arguments.string("console-socket"))
+    if not detach:
+        foreground.prepare(subreaper=False)
     started = container.exec(
         process,
         None,

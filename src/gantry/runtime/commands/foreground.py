@@ -24,27 +24,38 @@ _NOT_PASSED = frozenset(
 )
 
 
+_target: list[int] = []
+_early: list[int] = []
+
+
 def prepare(*, subreaper: bool) -> None:
-    """Be the parent of what the container leaves behind."""
+    """Before the start: be the parent of what the container leaves behind, and keep
+    signals that come while there is nobody yet to pass them to."""
     if subreaper:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    for number in signal.valid_signals():
+        if number not in _NOT_PASSED and number < signal.SIGRTMIN:
+            try:
+                signal.signal(number, _forward)
+            except (OSError, ValueError):
+                continue
+
+
+def _forward(number: int, _frame: object) -> None:
+    if not _target:
+        _early.append(number)
+        return
+    try:
+        os.kill(_target[0], number)
+    except ProcessLookupError:
+        return
 
 
 def attend(pid: int, console: int | None) -> int:
     """Wait for `pid`, a child; its exit status as a shell has it (128 + signal)."""
-
-    def forward(number: int, _frame: object) -> None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-
-    for number in signal.valid_signals():
-        if number not in _NOT_PASSED and number < signal.SIGRTMIN:
-            try:
-                signal.signal(number, forward)
-            except (OSError, ValueError):
-                continue
+    _target.append(pid)
+    while _early:
+        _forward(_early.pop(0), None)
     if console is None:
         return _wait(pid)
     return _with_terminal(pid, console)
