@@ -61,12 +61,12 @@ def console() -> Iterator[ConsoleSocket]:
 def test_console_socket(runtime: Runtime, bundle: Bundle, console: ConsoleSocket) -> None:
     bundle.part("process")["terminal"] = True
     bundle.part("process")["consoleSize"] = {"height": 33, "width": 101}
-    bundle.sh("tty; stty size; test -t 2 && echo yes; stat -c %t:%T /dev/console; cat; exit 0")
+    bundle.sh("tty; stty size; test -t 2 && echo yes; stat -c %t:%T /dev/console; echo all; cat; exit 0")
     name = runtime.create(bundle, "--console-socket", console.path)
     master = console.receive()
     try:
         assert runtime("start", name).code == 0
-        text = read_until(master, b"yes")
+        text = read_until(master, b"all\r\n")
         assert b"/dev/pts/0" in text
         if runtime.name != "runc":  # 1.1 does not set it in a created container's tty
             assert b"33 101" in text
