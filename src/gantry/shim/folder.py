@@ -57,6 +57,10 @@ class Folder:
         """state.json, {} when there is none (yet)."""
         return self._read(STATE)
 
+    def exists(self) -> bool:
+        """Whether it is (still) there."""
+        return os.path.isdir(self.path)
+
     def write_exit(self, status: ExitStatus) -> None:
         """Keep how init ended."""
         record = {"code": status.code, "at": status.at, "oom_killed": status.oom_killed}

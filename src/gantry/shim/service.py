@@ -35,6 +35,9 @@ DRAIN_SECONDS = 2.0
 """How long outputs that others still hold open are read after the process's end (moby's)."""
 
 
+FOLDER_SECONDS = 2.0
+
+
 @dataclass(slots=True)
 class Running:
     """A process of the container: init ("") or exec'ed. exit is set when it was reaped."""
@@ -260,8 +263,16 @@ class Shim:
             self._send(peer, {"event": "exit", "exec": name, "exit": wire.exit_to_wire(status)})
         if not name:
             self.folder.write_exit(status)
+            self._look_for_folder()
         elif not self._peers:
             self._unseen[name] = status  # for the daemon that comes next
+
+    def _look_for_folder(self) -> None:
+        """A daemon finds us by our folder. Ended, alone and without it, nobody ever comes."""
+        if not self._peers and not self.folder.exists():
+            self._loop.stop()
+        else:
+            self._loop.later(FOLDER_SECONDS, self._look_for_folder)
 
     # -- requests ---------------------------------------------------------------------
 

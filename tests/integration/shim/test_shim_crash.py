@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,5 +297,22 @@ def test_a_start_that_is_given_up_is_undone(own: ShimWorld) -> None:
             await tasks.settled()
             assert not (own.exec_root / "tasks" / spec.container_id).exists()
             assert cgroup_pids(own.prefix) == set()
+
+    run(own, body)
+
+
+def test_a_shim_that_nobody_can_find_any_more_goes_away(own: ShimWorld) -> None:
+    async def body(tasks: ShimTasks) -> None:
+        task, _ = await tasks.start(own.spec("true"), None)
+        await task.wait()
+        pidfd = os.pidfd_open(own.shim_of(task))
+        await tasks.aclose()
+        shutil.rmtree(own.exec_root)
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(pidfd, gone.set)
+        await gone.wait()
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
     run(own, body)
