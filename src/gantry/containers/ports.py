@@ -89,7 +89,10 @@ class Store(Protocol):
 
 
 class Events(Protocol):
-    """`gantry.events.bus.EventBus`."""
+    """`gantry.events.bus.EventBus`. last: when the latest event was, in nanoseconds."""
+
+    @property
+    def last(self) -> int: ...
 
     def publish(
         self, kind: str, action: str, actor: str, attributes: Mapping[str, str]

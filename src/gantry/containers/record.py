@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -169,28 +169,42 @@ class Live:
 
 
 class Container:
-    """One container: its parts and the lock under which they change."""
+    """One container: its parts and the lock under which they change.
 
-    __slots__ = ("id", "live", "lock", "record", "state")
+    changes: counts what happened to all containers of this process, for caches.
+    """
+
+    __slots__ = ("_record", "id", "live", "lock", "state")
+    changes: ClassVar[int] = 0
 
     def __init__(self, record: Record, state: State) -> None:
         self.id = record.id
-        self.record = record
+        self._record = record
         self.state = state
         self.live = Live()
         self.lock = asyncio.Lock()
 
     @property
+    def record(self) -> Record:
+        return self._record
+
+    @record.setter
+    def record(self, record: Record) -> None:
+        Container.changes += 1
+        self._record = record
+
+    @property
     def name(self) -> str:
         """Without the leading slash."""
-        return self.record.name
+        return self._record.name
 
     @property
     def tty(self) -> bool:
-        return self.record.config.tty
+        return self._record.config.tty
 
     def change(self, **changes: object) -> None:
         """Replace fields of the state."""
+        Container.changes += 1
         self.state = msgspec.structs.replace(self.state, **changes)
 
     def resolve(self, waiters: list[asyncio.Future[tuple[int, str]]], error: str = "") -> None:

@@ -24,7 +24,8 @@ from gantry.model.network import EndpointState
 Json = dict[str, Any]
 
 _encode = msgspec.json.Encoder().encode
-_STATUS: Final = b'"\x00status"'
+_FRESH: Final = 4
+"""How often a second a list's wording of times is looked at again."""
 
 
 class Views:
@@ -32,6 +33,7 @@ class Views:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._running: tuple[object, Sequence[bytes]] | None = None
 
     # ---- inspect
 
@@ -173,6 +175,12 @@ class Views:
         self, *, everything: bool, limit: int, size: bool, filters: listfilter.Filters
     ) -> Sequence[bytes]:
         core = self._core
+        now = time.time()
+        plain = not (filters or limit > 0 or everything or size)
+        # Nothing happened to containers or images, and no "Up 5 seconds" grew old meanwhile.
+        key = (Container.changes, core.table.version, core.events.last, int(now * _FRESH))
+        if plain and self._running is not None and self._running[0] == key:
+            return self._running[1]
         containers = sorted(core.table, key=lambda c: c.record.created, reverse=True)
         if filters or limit > 0 or everything:
             chosen = listfilter.select(
@@ -180,10 +188,12 @@ class Views:
             )
         else:
             chosen = [c for c in containers if c.state.running]
-        now = time.time()
         if size:
             return [self._sized(c, now) for c in chosen]
-        return [self.row(c, now) for c in chosen]
+        rows = [self.row(c, now) for c in chosen]
+        if plain:
+            self._running = (key, rows)
+        return rows
 
     def row(self, container: Container, now: float) -> bytes:
         """One encoded row."""

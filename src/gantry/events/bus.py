@@ -37,6 +37,11 @@ class EventBus:
         """How many read along now (`NEventsListener` of info)."""
         return len(self._listeners)
 
+    @property
+    def last(self) -> int:
+        """When the latest event was (nanoseconds); it grows with every event."""
+        return self._last
+
     def publish(
         self,
         kind: str,
