@@ -85,7 +85,9 @@ class TestDebianRegistry:
 
             async def body(box: ImageBox) -> None:
                 if client_certificate:
-                    with pytest.raises(GantryError, match="tls: (bad certificate|certificate required)"):
+                    with pytest.raises(
+                        GantryError, match=r"tls: (bad certificate|certificate required)"
+                    ):
                         await round_trip(box, registry.host)
                     await box.images.remove("a", force=True, noprune=False)
                     name = f"{registry.host}/some/name:1"

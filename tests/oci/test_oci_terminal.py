@@ -61,7 +61,9 @@ def console() -> Iterator[ConsoleSocket]:
 def test_console_socket(runtime: Runtime, bundle: Bundle, console: ConsoleSocket) -> None:
     bundle.part("process")["terminal"] = True
     bundle.part("process")["consoleSize"] = {"height": 33, "width": 101}
-    bundle.sh("tty; stty size; test -t 2 && echo yes; stat -c %t:%T /dev/console; echo all; cat; exit 0")
+    bundle.sh(
+        "tty; stty size; test -t 2 && echo yes; stat -c %t:%T /dev/console; echo all; cat; exit 0"
+    )
     name = runtime.create(bundle, "--console-socket", console.path)
     master = console.receive()
     try:
