@@ -1,8 +1,8 @@
 """The device list as an eBPF program of the cgroup (v2 has no devices controller).
 
 The program (BPF_PROG_TYPE_CGROUP_DEVICE) gets {access << 16 | type, major, minor} and
-returns 1 to allow. Rules count from the last to the first: whatever matches first from
-the end decides, which is what writing devices.allow and devices.deny in order means.
+returns 1 to allow. Rules count from the last to the first: what matches first from the end
+decides, letter by letter, which is what writing devices.allow and devices.deny means.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RSH32: Final = 0x74
 _MOV32_X: Final = 0xBC
 _MOV64_K: Final = 0xB7
 _JNE_K: Final = 0x55
-_JNE_X: Final = 0x5D
+_JEQ_K: Final = 0x15
 _EXIT: Final = 0x95
 
 
@@ -68,35 +68,30 @@ def _is_all(rule: DeviceRule) -> bool:
 
 
 def _block(rule: DeviceRule) -> bytes:
-    """One rule: each test jumps over the rest when it does not match."""
+    """One rule: tests that jump over the rest when it does not match, then its say.
+
+    r3 holds the letters asked for that no later rule has decided. A denial of any of them
+    is final; an allowance strikes out its own, and is final when none is left.
+    """
     access = 0
     for letter in rule.access or "rwm":
         access |= _ACCESS.get(letter, 0)
-    tests: list[tuple[bytes, ...]] = [(_jump(_JNE_K, 2, _TYPES[rule.type]),)]
-    if access != 7:
-        # Allow: everything asked for is in the rule. Deny: anything asked for is.
-        if rule.allow:
-            tests.append(
-                (_insn(_MOV32_X, 1, 3), _insn(_AND32, 1, imm=access), _jump(_JNE_X, 1, src=3))
-            )
-        else:
-            tests.append((_insn(_MOV32_X, 1, 3), _insn(_AND32, 1, imm=access), _jump(0x15, 1, 0)))
+    flat = [_insn(_JNE_K, 2, imm=_TYPES[rule.type])]
     if rule.major is not None and rule.major >= 0:
-        tests.append((_jump(_JNE_K, 4, rule.major),))
+        flat.append(_insn(_JNE_K, 4, imm=rule.major))
     if rule.minor is not None and rule.minor >= 0:
-        tests.append((_jump(_JNE_K, 5, rule.minor),))
-    flat = [insn for test in tests for insn in test]
+        flat.append(_insn(_JNE_K, 5, imm=rule.minor))
+    if rule.allow:
+        flat += [_insn(_AND32, 3, imm=~access & 7), _insn(_JNE_K, 3, imm=0)]
+    else:
+        flat += [_insn(_MOV32_X, 1, 3), _insn(_AND32, 1, imm=access), _insn(_JEQ_K, 1, imm=0)]
     total = len(flat) + 2
-    patched = b""
+    code = b""
     for index, insn in enumerate(flat):
-        if insn[0] in (_JNE_K, _JNE_X, 0x15):
+        if insn[0] in (_JNE_K, _JEQ_K):
             insn = insn[:2] + struct.pack("<h", total - index - 1) + insn[4:]
-        patched += insn
-    return patched + _insn(_MOV64_K, 0, imm=int(rule.allow)) + _insn(_EXIT)
-
-
-def _jump(code: int, dst: int, imm: int = 0, src: int = 0) -> bytes:
-    return _insn(code, dst, src, 0, imm)
+        code += insn
+    return code + _insn(_MOV64_K, 0, imm=int(rule.allow)) + _insn(_EXIT)
 
 
 def load(code: bytes) -> int:
