@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections.abc import Sequence
 
@@ -25,41 +26,56 @@ class UserlandProxy:
 
     def __init__(self, owner: TaskOwner) -> None:
         self._owner = owner
-        self._readers: dict[int, _Udp | None] = {}
+        self._udp: dict[int, _Udp] = {}
+        self._tcp: dict[int, tuple[socket.socket, str, int]] = {}
+        self._poll: select.epoll | None = None
 
     def serve(self, held: Sequence[Held], address: str) -> None:
-        """Carry what arrives at the sockets to `address` (IPv4, or IPv6)."""
+        """Carry what arrives at the sockets to `address` (IPv4, or IPv6).
+
+        Listeners wait in an epoll set of their own, itself one entry of the loop's: a
+        range of a thousand ports is a thousand short system calls, not handles.
+        """
         loop = asyncio.get_running_loop()
         for one in held:
             if one.proto == "sctp":
                 continue
             for sock in one.sockets:
                 fd = sock.fileno()
-                if one.proto == "tcp":
-                    self._readers[fd] = None
-                    loop.add_reader(fd, self._accept, sock, address, one.port)
-                else:
-                    relay = _Udp(sock, (address, one.port))
-                    self._readers[fd] = relay
+                if one.proto == "udp":
+                    self._udp[fd] = relay = _Udp(sock, (address, one.port))
                     loop.add_reader(fd, relay.inward)
+                    continue
+                if self._poll is None:
+                    self._poll = select.epoll()
+                    loop.add_reader(self._poll.fileno(), self._ready)
+                self._tcp[fd] = (sock, address, one.port)
+                self._poll.register(fd, select.EPOLLIN)
 
     def stop(self, held: Sequence[Held]) -> None:
         """Before the sockets are closed. Connections that are open go on until they end."""
-        loop = asyncio.get_running_loop()
         for one in held:
             for sock in one.sockets:
                 fd = sock.fileno()
-                if fd in self._readers:
-                    loop.remove_reader(fd)
-                    relay = self._readers.pop(fd)
-                    if relay is not None:
-                        relay.close()
+                if self._tcp.pop(fd, None) is not None and self._poll is not None:
+                    self._poll.unregister(fd)
+                relay = self._udp.pop(fd, None)
+                if relay is not None:
+                    asyncio.get_running_loop().remove_reader(fd)
+                    relay.close()
+        if self._poll is not None and not self._tcp:
+            asyncio.get_running_loop().remove_reader(self._poll.fileno())
+            self._poll.close()
+            self._poll = None
 
-    def _accept(self, listener: socket.socket, address: str, port: int) -> None:
-        with contextlib.suppress(OSError):  # the client has gone, or we are out of fds
-            client, _peer = listener.accept()
-            client.setblocking(False)
-            self._owner.spawn(self._carry(client, address, port), f"proxy {address}:{port}")
+    def _ready(self) -> None:
+        assert self._poll is not None
+        for fd, _events in self._poll.poll(0, 64):
+            listener, address, port = self._tcp[fd]
+            with contextlib.suppress(OSError):  # the client has gone, or we are out of fds
+                client, _peer = listener.accept()
+                client.setblocking(False)
+                self._owner.spawn(self._carry(client, address, port), f"proxy {address}:{port}")
 
     async def _carry(self, client: socket.socket, address: str, port: int) -> None:
         loop = asyncio.get_running_loop()

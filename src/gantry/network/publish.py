@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import socket
 import struct
@@ -22,6 +23,9 @@ from ipaddress import ip_address
 
 from gantry.model.errors import InvalidParameter, System
 from gantry.model.network import HostPort, PublishedPort
+from gantry.network.sockdiag import bound
+
+_log = logging.getLogger(__name__)
 
 _SO_ATTACH_FILTER = 26
 _IPPROTO_SCTP = 132
@@ -46,13 +50,14 @@ class PortRequest:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A held port: `port` of the container by `host_port` of each address in `hosts`."""
+    """A held port: `port` of the container by `host_port` of each address in `hosts`.
+    sockets: that hold it; there may be none yet (see `HostPorts.hold`)."""
 
     proto: str
     port: int
     hosts: tuple[str, ...]
     host_port: int
-    sockets: tuple[socket.socket, ...]
+    sockets: list[socket.socket]
 
 
 def parse_container_port(text: str) -> tuple[int, str]:
@@ -132,25 +137,19 @@ def _hosts(host_ip: str, default_ip: str, ipv6: bool) -> tuple[str, ...]:
 def merge_ranges(held: Iterable[Held]) -> tuple[PublishedPort, ...]:
     """The held ports as ranges: neighbours on both sides become one value."""
     flat = sorted(
-        (
-            PublishedPort(one.proto, host, one.host_port, one.port)
-            for one in held
-            for host in one.hosts
-        ),
-        key=lambda p: (p.proto, p.host_ip, p.host_port - p.port, p.host_port),
+        (one.proto, host, one.host_port - one.port, one.host_port)
+        for one in held
+        for host in one.hosts
     )
     merged: list[PublishedPort] = []
-    for one in flat:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and (last.proto, last.host_ip) == (one.proto, one.host_ip)
-            and last.host_port + last.count == one.host_port
-            and last.port + last.count == one.port
-        ):
-            merged[-1] = replace(last, count=last.count + 1)
-        else:
-            merged.append(one)
+    at = 0
+    while at < len(flat):
+        proto, host, shift, first = flat[at]
+        count = 1
+        while at + count < len(flat) and flat[at + count] == (proto, host, shift, first + count):
+            count += 1
+        merged.append(PublishedPort(proto, host, first, first - shift, count))
+        at += count
     return tuple(merged)
 
 
@@ -168,6 +167,37 @@ class HostPorts:
         self._next: dict[str, int] = {}
         self._ephemeral = _ephemeral_range()
         self._reserved = _reserved_ports()
+        self._v6only = _v6only()
+
+    def reserve(self, requests: Sequence[PortRequest]) -> list[Held]:
+        """Like `acquire`, for many at once: whether they are free is asked of the kernel, and
+        no sockets are bound; `hold` is to be called soon. Ports must be given."""
+        others = bound(frozenset(r.proto for r in requests) & {"tcp", "udp"})
+        for request in requests:
+            for host in request.hosts:
+                clash = _overlap(host, others.get((request.proto, request.first), ()))
+                if clash and not self._clash(request.proto, request.first, request.hosts):
+                    raise _in_use(host, request.first, request.proto, errno.EADDRINUSE)
+        held: list[Held] = []
+        try:
+            for request in requests:
+                self._check(request)
+                key = (request.proto, request.first)
+                self._taken.setdefault(key, []).extend(request.hosts)
+                held.append(Held(request.proto, request.port, request.hosts, request.first, []))
+        except BaseException:
+            self.release(held)
+            raise
+        return held
+
+    def hold(self, held: Iterable[Held]) -> None:
+        """Bind the sockets of reserved ports. A port that somebody was quicker to take stays
+        translated; it is logged."""
+        for one in held if self._hold else ():
+            try:
+                one.sockets.extend(self._bind(one.proto, one.host_port, one.hosts))
+            except System as error:
+                _log.error("%s", error)
 
     def acquire(self, requests: Sequence[PortRequest]) -> list[Held]:
         """All of `requests`, or none: System with Docker's text when one is not to be had."""
@@ -194,9 +224,7 @@ class HostPorts:
 
     def _acquire(self, request: PortRequest) -> Held:
         if request.first and request.first == request.last:
-            clash = self._clash(request.proto, request.first, request.hosts)
-            if clash:
-                raise System(f"Bind for {clash}:{request.first} failed: port is already allocated")
+            self._check(request)
             return self._take(request, request.first)
         failure: System | None = None
         for _attempt in range(_ATTEMPTS):
@@ -208,8 +236,14 @@ class HostPorts:
         assert failure is not None
         raise failure
 
+    def _check(self, request: PortRequest) -> None:
+        clash = self._clash(request.proto, request.first, request.hosts)
+        if clash:
+            shown = f"[{clash}]" if ":" in clash else clash
+            raise System(f"Bind for {shown}:{request.first} failed: port is already allocated")
+
     def _take(self, request: PortRequest, port: int) -> Held:
-        sockets = self._bind(request.proto, port, request.hosts) if self._hold else ()
+        sockets = self._bind(request.proto, port, request.hosts) if self._hold else []
         self._taken.setdefault((request.proto, port), []).extend(request.hosts)
         return Held(request.proto, request.port, request.hosts, port, sockets)
 
@@ -218,14 +252,7 @@ class HostPorts:
         taken = self._taken.get((proto, port))
         if not taken:
             return ""
-        for host in hosts:
-            anywhere = _ANY6 if ":" in host else _ANY4
-            for other in taken:
-                if (":" in other) != (":" in host):
-                    continue
-                if other == host or anywhere in (other, host):
-                    return f"[{other}]" if ":" in other else other
-        return ""
+        return next(filter(None, (_overlap(host, taken) for host in hosts)), "")
 
     def _free(self, request: PortRequest) -> int:
         first, last = (request.first, request.last) if request.first else self._ephemeral
@@ -239,7 +266,7 @@ class HostPorts:
                 return port
         raise System("all ports are allocated")
 
-    def _bind(self, proto: str, port: int, hosts: Sequence[str]) -> tuple[socket.socket, ...]:
+    def _bind(self, proto: str, port: int, hosts: Sequence[str]) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         try:
             rest = list(hosts)
@@ -255,10 +282,8 @@ class HostPorts:
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            shown = f"[{host}]" if ":" in host else host
-            reason = os.strerror(error.errno or 0).lower()
-            raise System(f"failed to bind host port {shown}:{port}/{proto}: {reason}") from None
-        return tuple(sockets)
+            raise _in_use(host, port, proto, error.errno or 0) from None
+        return sockets
 
     def _listen(
         self, sockets: list[socket.socket], proto: str, host: str, port: int, both: bool = False
@@ -277,7 +302,7 @@ class HostPorts:
         try:
             if proto == "tcp":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
+            if family == socket.AF_INET6 and both is self._v6only:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
             if self._drop or proto == "sctp":
                 sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _DROP_FILTER)
@@ -290,6 +315,21 @@ class HostPorts:
         sockets.append(sock)
 
 
+def _overlap(host: str, taken: Iterable[str]) -> str:
+    """The address in `taken` that keeps a socket from being bound to `host`, "" if none."""
+    anywhere = _ANY6 if ":" in host else _ANY4
+    for other in taken:
+        if (":" in other) == (":" in host) and (other == host or anywhere in (other, host)):
+            return other
+    return ""
+
+
+def _in_use(host: str, port: int, proto: str, code: int) -> System:
+    shown = f"[{host}]" if ":" in host else host
+    reason = os.strerror(code).lower()
+    return System(f"failed to bind host port {shown}:{port}/{proto}: {reason}")
+
+
 def _ephemeral_range() -> tuple[int, int]:
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
@@ -297,6 +337,15 @@ def _ephemeral_range() -> tuple[int, int]:
             return int(first), int(last)
     except (OSError, ValueError):
         return 49153, 65535
+
+
+def _v6only() -> bool:
+    """Whether IPv6 sockets are for IPv6 only unless told otherwise."""
+    try:
+        with open("/proc/sys/net/ipv6/bindv6only") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
 
 
 def _reserved_ports() -> frozenset[int]:

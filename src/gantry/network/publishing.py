@@ -12,7 +12,8 @@ from gantry.network.firewall import Firewall, PortRule
 from gantry.network.proxy import UserlandProxy
 from gantry.network.publish import Held, HostPorts, PortRequest, merge_ranges
 
-_MANY = 64  # from here on binding sockets would hold the event loop up for a millisecond
+_MANY = 64  # from here on binding sockets would hold a container's start up
+_LATER = 0.05  # seconds: a start is over by then
 
 
 class Publication:
@@ -25,10 +26,9 @@ class Publication:
         self.held = held
         self.rules = rules
         self.target = target
+        self.holding: asyncio.Task[None] | None = None
 
-    @property
-    def published(self) -> tuple[PublishedPort, ...]:
-        return merge_ranges(self.held)
+        self.published: tuple[PublishedPort, ...] = merge_ranges(held)
 
 
 class Publisher:
@@ -39,6 +39,7 @@ class Publisher:
     ) -> None:
         self._firewall = firewall
         self._ports = ports
+        self._owner = owner
         self._proxy = UserlandProxy(owner) if proxy else None
 
     async def publish(
@@ -72,10 +73,12 @@ class Publisher:
         """Publish `requests` instead of what `old` has; what is in both goes on undisturbed.
         On error `old` stays as it was."""
         bound = [r for r in (_bound(r, routed4, routed6) for r in requests) if r is not None]
-        kept, new = _match(old.held, bound)
-        fresh = await self._acquire(new)
-        held = kept + fresh
-        rules = _rules(merge_ranges(held), ipv4, ipv6)
+        kept, new = _match(old.held, bound) if old.held else ([], bound)
+        many = len(new) > _MANY and all(r.first and r.first == r.last for r in new)
+        await _held(old)
+        fresh = self._ports.reserve(new) if many else await self._acquire(new)
+        changed = Publication(kept + fresh, [], ipv4 or ipv6)
+        rules = _rules(changed.published, ipv4, ipv6)
         rules += _open(requests, ipv4 if routed4 else "", ipv6 if routed6 else "")
         try:
             if self._firewall is not None:
@@ -87,18 +90,30 @@ class Publisher:
         except BaseException:
             self._ports.release(fresh)
             raise
-        target = ipv4 or ipv6
-        gone = [one for one in old.held if one not in kept]
+        staying = set(map(id, kept))
+        gone = [one for one in old.held if id(one) not in staying]
         if self._proxy is not None:
-            moved = kept if target != old.target else []
+            moved = kept if changed.target != old.target else []
             self._proxy.stop([*gone, *moved])
-            self._proxy.serve([*fresh, *moved], target)
+            self._proxy.serve([*fresh, *moved] if not many else moved, changed.target)
+        if many:
+            changed.holding = self._owner.spawn(self._hold(changed, fresh), "hold ports")
         self._ports.release(gone)
         old.held, old.rules = [], []
-        return Publication(held, rules, target)
+        changed.rules = rules
+        return changed
 
-    def let_go(self, publication: Publication) -> None:
+    async def _hold(self, publication: Publication, held: Sequence[Held]) -> None:
+        """Bind the sockets of many ports, when the container's start is over."""
+        await asyncio.sleep(_LATER)
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(None, self._ports.hold, held))
+        if self._proxy is not None:
+            self._proxy.serve(held, publication.target)
+
+    async def let_go(self, publication: Publication) -> None:
         """Close the sockets, leave the rules: the daemon ends, the container goes on."""
+        await _held(publication)
         if self._proxy is not None:
             self._proxy.stop(publication.held)
         held, publication.held = publication.held, []
@@ -106,7 +121,7 @@ class Publisher:
 
     async def withdraw(self, publication: Publication) -> None:
         """Idempotent."""
-        self.let_go(publication)
+        await self.let_go(publication)
         rules, publication.rules = publication.rules, []
         if rules and self._firewall is not None:
             await self._firewall.publish((), rules)
@@ -116,6 +131,13 @@ class Publisher:
             return self._ports.acquire(requests)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, self._ports.acquire, requests)
+
+
+async def _held(publication: Publication) -> None:
+    """Sockets are not closed while another thread binds them."""
+    task, publication.holding = publication.holding, None
+    if task is not None:
+        await asyncio.wait({task})
 
 
 def _bound(request: PortRequest, routed4: bool, routed6: bool) -> PortRequest | None:

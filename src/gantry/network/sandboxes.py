@@ -140,7 +140,7 @@ class Sandboxes:
         await self.reap()
         for live in self.live.values():
             if live.publication is not None:
-                self._publisher.let_go(live.publication)
+                await self._publisher.let_go(live.publication)
             if live.dns is not None:
                 self._dns.close(live.dns)
             if live.netns_fd >= 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import socket
 from dataclasses import replace
 
@@ -182,6 +184,50 @@ def test_a_range_is_one_element_and_all_its_ports_work(machine: Machine) -> None
             assert await ask(machine, HOST_ADDRESS, 9105) == f"{LAN_ADDRESS} web"
 
     with_networks(machine, body)
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "said"),
+    [
+        (socket.AF_INET, "127.0.0.1", "0.0.0.0"),
+        (socket.AF_INET, "0.0.0.0", "0.0.0.0"),
+        (socket.AF_INET6, "::", "0.0.0.0"),
+        (socket.AF_INET6, "::1", "[::]"),
+    ],
+)
+def test_a_port_in_use_inside_a_large_range(
+    machine: Machine, family: socket.AddressFamily, address: str, said: str
+) -> None:
+    async def body(networks: Networks) -> None:
+        bindings = {f"{n}/tcp": [("", str(n))] for n in range(8000, 8200)}
+        with socket.socket(family) as other:
+            other.bind((address, 8123))
+            other.listen()
+            text = rf"failed to bind host port {re.escape(said)}:8123/tcp: address already in use"
+            with pytest.raises(System, match=text):
+                await networks.allocate(request("web", port_bindings=bindings))
+        await networks.allocate(request("web", port_bindings=bindings))
+        async with asyncio.timeout(5):
+            while can_bind(8199):
+                await asyncio.sleep(0.01)
+        await networks.release("web" * 8)
+        assert can_bind(8199)
+        # Given back before the sockets were bound: they are closed all the same.
+        await networks.allocate(request("web", port_bindings=bindings))
+        await networks.release("web" * 8)
+        assert can_bind(8199)
+
+    with_networks(machine, body)
+
+
+def can_bind(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
 
 
 def test_nothing_is_left_of_released_containers(machine: Machine) -> None:
