@@ -36,7 +36,7 @@ _LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _INSIDE: Final = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _OPEN_FOLDERS: Final = 64
 
-_DROPPED_XATTRS: Final = (b"trusted.overlay.", b"user.overlay.")
+_DROPPED_XATTRS: Final = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.")
 """A layer from elsewhere must not talk to overlayfs."""
 
 

@@ -22,7 +22,11 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE: Final = 1 << 20
 _END: Final = b"\0" * (2 * BLOCK)
 _GATHER: Final = 256 << 10
-_OPAQUE_NAMES: Final = (b"trusted.overlay.opaque", b"user.overlay.opaque")
+_OPAQUE_NAMES: Final = (
+    b"trusted.overlay.opaque",
+    b"user.overlay.opaque",
+    b"user.fuseoverlayfs.opaque",
+)
 _KINDS: Final = {
     stat.S_IFREG: header.REGULAR,
     stat.S_IFDIR: header.DIRECTORY,
@@ -238,7 +242,7 @@ def _xattrs(at: int | None, name: bytes) -> dict[bytes, bytes]:
         key = os.fsencode(text)
         if key == b"security.capability" or (
             key.startswith((b"user.", b"system.posix_acl_"))
-            and not key.startswith(b"user.overlay.")
+            and not key.startswith((b"user.overlay.", b"user.fuseoverlayfs."))
         ):
             found[key] = os.getxattr(path, text, follow_symlinks=False)
     return found

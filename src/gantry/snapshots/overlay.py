@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Mapping, Sequence
 
+from gantry.model.errors import InvalidParameter, System
 from gantry.model.mount import Mount
 from gantry.model.snapshot import Flavour, Kind, LayerFolder
 from gantry.snapshots.filesystem import backing_name
 from gantry.snapshots.folders import Entry, FolderSnapshotter
+from gantry.snapshots.options import parse_size
+from gantry.snapshots.quota import ProjectQuota
 
 _PARAMETERS = "/sys/module/overlay/parameters"
 
@@ -33,6 +37,8 @@ class OverlaySnapshotter(FolderSnapshotter):
         super().__init__(root)
         self._flavour = Flavour.OVERLAY_USER if userxattr else Flavour.OVERLAY
         self._options = _mount_options(userxattr)
+        self._quota: ProjectQuota | None = None
+        self._quota_lock = threading.Lock()
 
     def _make(self, entry: Entry, path: str, options: Mapping[str, str]) -> None:
         mode, uid, gid = 0o755, 0, 0
@@ -48,6 +54,29 @@ class OverlaySnapshotter(FolderSnapshotter):
             os.chmod(fs, mode)
         if entry.kind is Kind.ACTIVE:
             os.mkdir(path + "/work", 0o700)
+        for value in options.values():
+            quota = self._quotas()
+            size = parse_size(value)
+            quota.set(fs, size)
+            quota.set(path + "/work", size)
+
+    def _check_options(self, options: Mapping[str, str]) -> None:
+        super()._check_options({k: v for k, v in options.items() if k.lower() != "size"})
+        for value in options.values():
+            parse_size(value)
+        try:
+            self._quotas()
+        except System as error:
+            raise InvalidParameter(
+                "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+                f" or ext4 with 'prjquota': {error}"
+            ) from error
+
+    def _quotas(self) -> ProjectQuota:
+        with self._quota_lock:
+            if self._quota is None:
+                self._quota = ProjectQuota(self.root, backing_name(self.root) == "xfs")
+            return self._quota
 
     def _mounts(self, entry: Entry) -> tuple[Mount, ...]:
         below = [self._path(parent, "fs") for parent in self._ancestors(entry)]

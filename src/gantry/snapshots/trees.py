@@ -38,6 +38,44 @@ def disk_usage(path: str) -> Usage:
     return Usage(total, inodes)
 
 
+def difference(path: str, parent: str | None) -> Usage:
+    """As `disk_usage`, of what is not the same in the tree `parent`: file by file, told by
+    attributes, size and time as for a layer (`gantry.archive.diff`)."""
+    if parent is None:
+        return disk_usage(path)
+    total = inodes = 0
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files, fd in os.fwalk(path, follow_symlinks=False):
+        below = parent + folder[len(path) :]
+        for name in (*names, *files):
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if _same(info, os.path.join(below, name)) or (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            total += info.st_blocks * 512
+            inodes += 1
+    return Usage(total, inodes)
+
+
+def _same(info: os.stat_result, path: str) -> bool:
+    try:
+        old = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISDIR(info.st_mode) and stat.S_ISDIR(old.st_mode):
+        return True
+    return (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns) == (
+        old.st_mode,
+        old.st_uid,
+        old.st_gid,
+        old.st_size,
+        old.st_mtime_ns,
+    )
+
+
 def copy_tree(source: str, target: str) -> None:
     """Copy a tree into the empty folder `target` with owners, modes, times, xattrs, devices
     and hard links; file data is shared (reflink) where the file system can."""

@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 
 from gantry.model.mount import Mount
-from gantry.model.snapshot import Flavour, Kind, LayerFolder
+from gantry.model.snapshot import Flavour, Kind, LayerFolder, Usage
 from gantry.snapshots.folders import Entry, FolderSnapshotter
-from gantry.snapshots.trees import copy_tree
+from gantry.snapshots.trees import copy_tree, difference
 
 
 class VfsSnapshotter(FolderSnapshotter):
@@ -38,3 +38,7 @@ class VfsSnapshotter(FolderSnapshotter):
     def _layer(self, entry: Entry) -> LayerFolder:
         lower = (self._path(self._parent(entry.parent), "fs"),) if entry.parent else ()
         return LayerFolder(self._path(entry, "fs"), Flavour.PLAIN, lower)
+
+    def usage(self, key: str) -> Usage:
+        layer = self.layer(key)
+        return difference(layer.path, layer.lower[0] if layer.lower else None)
