@@ -56,7 +56,7 @@ def test_sigterm_stops_containers_and_policies_start_them_again() -> None:
             api.post(f"/containers/{stopped}/stop").expect(204)
         assert found.stop() == 0
         assert not found.pidfile.exists()
-        assert not found.processes()
+        eventually(lambda: not found.processes(), "all shims have ended")
         found.start()
         with found.api() as api:
             assert (state(api, plain)["Status"], state(api, plain)["ExitCode"]) == ("exited", 7)
