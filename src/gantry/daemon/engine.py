@@ -141,8 +141,11 @@ class Engine:
             undo.push_async_callback(database.aclose)
             events = EventBus()
             undo.callback(events.close)
-            snapshots = snapshotter(options.text("storage-driver"), settings.data_root)
-            undo.callback(snapshots.cleanup)
+            snapshots = snapshotter(
+                options.text("storage-driver"), settings.data_root, options.words("storage-opts")
+            )
+            undo.callback(snapshots.close)
+            settings = replace(settings, storage_driver=snapshots.name)
             content = ContentStore(os.path.join(settings.data_root, "content"))
 
             def emit(kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:

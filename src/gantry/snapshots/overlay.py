@@ -33,12 +33,21 @@ class OverlaySnapshotter(FolderSnapshotter):
     name = "overlay2"
     detached_layers = True
 
-    def __init__(self, root: str, *, userxattr: bool = False) -> None:
+    def __init__(self, root: str, *, userxattr: bool = False, default_size: str = "") -> None:
+        """default_size: `overlay2.size`, of containers that ask for none."""
         super().__init__(root)
+        self._default_size = default_size
         self._flavour = Flavour.OVERLAY_USER if userxattr else Flavour.OVERLAY
         self._options = _mount_options(userxattr)
         self._quota: ProjectQuota | None = None
         self._quota_lock = threading.Lock()
+
+    def prepare(
+        self, key: str, parent: str | None, *, options: Mapping[str, str] = {}
+    ) -> tuple[Mount, ...]:
+        if self._default_size and parent is not None and not options:
+            options = {"size": self._default_size}
+        return super().prepare(key, parent, options=options)
 
     def _make(self, entry: Entry, path: str, options: Mapping[str, str]) -> None:
         mode, uid, gid = 0o755, 0, 0
