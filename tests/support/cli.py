@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ def clients() -> dict[str, str]:
     return {f"{key[0]}.{key[1]}": found[key] for key in sorted(found)}
 
 
+class Background(subprocess.Popen[bytes]):
+    """A command in the background; when a test fails, leaving its block does not wait for it."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, traceback)
+
+
 @dataclass
 class Cli:
     """One docker client talking to one engine."""
@@ -86,7 +101,7 @@ class Cli:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start in the background, all three streams as pipes."""
-        return subprocess.Popen(
+        return Background(
             self.argv(*words),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
