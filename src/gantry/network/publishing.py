@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gantry.ipc.owner import TaskOwner
 from gantry.model.network import PublishedPort
+from gantry.network import conntrack
 from gantry.network.firewall import Firewall, PortRule
 from gantry.network.proxy import UserlandProxy
 from gantry.network.publish import Held, HostPorts, PortRequest, merge_ranges
@@ -101,6 +103,7 @@ class Publisher:
         self._ports.release(gone)
         old.held, old.rules = [], []
         changed.rules = rules
+        self._forget([*fresh, *gone])
         return changed
 
     async def _hold(self, publication: Publication, held: Sequence[Held]) -> None:
@@ -121,10 +124,25 @@ class Publisher:
 
     async def withdraw(self, publication: Publication) -> None:
         """Idempotent."""
+        held = publication.held
         await self.let_go(publication)
         rules, publication.rules = publication.rules, []
         if rules and self._firewall is not None:
             await self._firewall.publish((), rules)
+            self._forget(held)
+
+    def _forget(self, held: Sequence[Held]) -> None:
+        """Flows from before must not be led where they were."""
+        ports = frozenset(one.host_port for one in held if one.proto == "udp")
+        if not ports:
+            return
+
+        async def forget() -> None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, conntrack.forget_udp, ports)
+
+        with contextlib.suppress(RuntimeError):  # closing down
+            self._owner.spawn(forget(), "forget flows")
 
     async def _acquire(self, requests: Sequence[PortRequest]) -> list[Held]:
         if len(requests) <= _MANY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -184,6 +185,40 @@ def test_a_range_is_one_element_and_all_its_ports_work(machine: Machine) -> None
             assert await ask(machine, HOST_ADDRESS, 9105) == f"{LAN_ADDRESS} web"
 
     with_networks(machine, body)
+
+
+def test_a_udp_client_that_never_stops_reaches_the_new_container(machine: Machine) -> None:
+    """Connection tracking would keep leading its packets to where the first one went."""
+
+    async def body(networks: Networks) -> None:
+        client = machine.lan.socket(socket.SOCK_DGRAM)
+        client.connect((HOST_ADDRESS, 5300))
+        client.setblocking(False)
+
+        async def heard(name: str) -> None:
+            async with asyncio.timeout(5):
+                while True:
+                    with contextlib.suppress(OSError):
+                        client.send(b"?")
+                    await asyncio.sleep(0.01)
+                    with contextlib.suppress(OSError):
+                        while True:
+                            if client.recv(100).decode().endswith(name):
+                                return
+
+        with client:
+            for _ in range(3):
+                with contextlib.suppress(OSError):
+                    client.send(b"?")  # before anything is published
+                await asyncio.sleep(0.01)
+            for name in ("one", "two"):
+                bindings = publish(("53/udp", ("", "5300")))
+                box = await networks.allocate(request(name, port_bindings=bindings))
+                with udp_server(box, 53):
+                    await heard(name)
+                await networks.release(name * 8)
+
+    with_networks(machine, body, replace(SETTINGS, userland_proxy=False))
 
 
 @pytest.mark.parametrize(
