@@ -75,7 +75,7 @@ class BridgeOptions:
             value = options.get(name, "")
             if value:
                 try:
-                    if version and ip_address(value).version != version:
+                    if ip_address(value).version not in (version or 4, version or 6):
                         raise ValueError
                 except ValueError:
                     raise failed(name, "nil ip") from None
