@@ -64,6 +64,15 @@ def test_memory_limit_kills(runtime: Runtime, bundle: Bundle) -> None:
     assert runtime.ok(bundle).strip() == "137"
 
 
+def test_a_small_memory_limit(runtime: Runtime, bundle: Bundle) -> None:
+    """crun's claim is 512 KiB; runc needs more than 4 MiB."""
+    if runtime.name == "runc":
+        pytest.skip("runc cannot")
+    limit = 512 << 10 if not PURE else 4 << 20
+    limited(bundle, memory={"limit": limit})
+    assert runtime.ok(bundle.args("echo", "ran")) == "ran\n"
+
+
 def test_pids(runtime: Runtime, bundle: Bundle) -> None:
     limited(bundle, pids={"limit": 4})
     result = runtime.run(bundle.sh("for i in 1 2 3 4 5 6; do sleep 0.2 & done; wait"))

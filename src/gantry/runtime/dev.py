@@ -107,8 +107,16 @@ def _link(folder: int, target: str, name: str, *, replace: bool = False) -> None
 def bind_console(root: int, slave: int) -> None:
     """Bind the terminal over /dev/console; the target is opened by fd and must be a plain
     file or a device of this root (CVE-2025-52565)."""
-    os.close(resolve.ensure_file(root, "/dev/console"))
-    target = resolve.open_in_root(root, "/dev/console", follow=False)
+    folder = resolve.ensure_directory(root, "/dev")
+    try:
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open("console", flags, 0o666, dir_fd=folder))
+        except FileExistsError:
+            pass
+        target = os.open("console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
     try:
         kind = stat.S_IFMT(os.fstat(target).st_mode)
         if kind not in (stat.S_IFREG, stat.S_IFCHR):

@@ -24,7 +24,7 @@ from gantry.runtime import (
     state,
 )
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
-from gantry.runtime.finalize import enter_process, execute
+from gantry.runtime.finalize import enter_process, execute, place_stdio
 from gantry.runtime.handshake import Channel
 from gantry.runtime.plan import ProcessPlan
 from gantry.runtime.reap import failure_of, kill_and_reap
@@ -57,6 +57,7 @@ def run(
         seccomp=program,
         keyring="" if kept.no_new_keyring else f"_ses.{kept.id}",
     )
+    spawn.fill_stdio()
     with ExitStack() as always, ExitStack() as undo:
         pidfd = syscalls.pidfd_open(kept.init_pid)
         always.callback(os.close, pidfd)
@@ -116,6 +117,7 @@ def become(
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.umask(0)
         os.setsid()
+        place_stdio(process)
         security.set_oom_score(process.oom_score_adj)
         schedule.set_affinity(process.affinity[0])
         if channel.receive()[0] != handshake.GO:

@@ -30,7 +30,6 @@ def enter_process(process: ProcessPlan, channel: Channel) -> bytes:
     or not executable: the last moment at which that is still an error of `create`.
     """
     who = process.identity
-    _place_stdio(process)
     # Every other fd is closed by execve at the latest: none may lead to the host
     # (CVE-2024-21626).
     syscalls.close_range(3 + process.preserve_fds, flags=syscalls.CLOSE_RANGE_CLOEXEC)
@@ -49,11 +48,14 @@ def enter_process(process: ProcessPlan, channel: Channel) -> bytes:
     return look_up(process)
 
 
-def _place_stdio(process: ProcessPlan) -> None:
-    """The caller's three fds onto 0, 1, 2 (from above, so that none overwrites another)."""
+def place_stdio(process: ProcessPlan) -> None:
+    """The caller's three fds onto 0, 1, 2 (from above, so that none overwrites another).
+
+    Done before the process's limits: it takes fds of numbers they may forbid.
+    """
     if process.stdio is None or process.terminal:
         return
-    high = [syscalls.dup_above(fd, 64 + process.preserve_fds) for fd in process.stdio]
+    high = [syscalls.dup_above(fd, 3) for fd in process.stdio]
     for number, fd in enumerate(high):
         os.dup2(fd, number)
         os.close(fd)

@@ -24,7 +24,7 @@ from gantry.cgroups import files
 from gantry.kernel import netlink, syscalls
 from gantry.runtime import console, dev, handshake, hooks, namespaces, schedule, security
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
-from gantry.runtime.finalize import enter_process, execute
+from gantry.runtime.finalize import enter_process, execute, place_stdio
 from gantry.runtime.handshake import Channel
 from gantry.runtime.identity import reset_signals, set_limits
 from gantry.runtime.plan import InitPlan
@@ -75,6 +75,8 @@ class Init:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.umask(0)
         os.setsid()
+        if not plan.namespaces.has("user"):
+            place_stdio(process)
         if not plan.namespaces.has("user"):
             security.set_oom_score(process.oom_score_adj)
         self._enter_namespaces()

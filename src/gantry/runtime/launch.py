@@ -86,6 +86,7 @@ def launch(
 ) -> Launched:
     """Container.create, step by step; see there."""
     validate.spec(spec, namespace_fds.keys())
+    spawn.fill_stdio()
     linux = spec.linux or oci.Linux()
     resources = plan.plan_resources(linux.resources)
     with ExitStack() as always, ExitStack() as undo:

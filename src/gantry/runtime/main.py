@@ -1,169 +1,37 @@
-"""gantry-runc: runc's command line over this package."""
+"""gantry-runc: runc's command line over this package.
+
+Here is only what comes before everything else; the commands are in `commands`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from typing import Final, NoReturn
+from collections.abc import Sequence
 
-from gantry.model.errors import GantryError
-from gantry.runtime.commands.context import Context, default_root, rooted
-from gantry.runtime.commands.flags import BOOL, STRING, Arguments, UsageError, parse
-from gantry.runtime.commands.log import Log
-from gantry.runtime.commands.options import CHECKPOINT, CREATE, EXEC, RESTORE, RUN, UPDATE
-from gantry.runtime.errors import RuntimeFailure, describe
+from gantry.runtime import sealed
 
-_GLOBAL: Final[Mapping[str, str]] = {
-    "root": STRING,
-    "log": STRING,
-    "log-format": STRING,
-    "debug": BOOL,
-    "systemd-cgroup": BOOL,
-    "rootless": STRING,
-    "help": BOOL,
-    "version": BOOL,
-    "criu": STRING,
-}
-_SHORT: Final[Mapping[str, str]] = {"h": "help", "v": "version"}
-
-_MANY: Final = 1 << 30
-
-# command → (module, function, flags, short flags, positional words before all is positional)
-_COMMANDS: Final[Mapping[str, tuple[str, str, Mapping[str, str], Mapping[str, str], int]]] = {
-    "create": ("start", "create", CREATE, {"b": "bundle"}, _MANY),
-    "run": ("start", "run", RUN, {"b": "bundle", "d": "detach"}, _MANY),
-    "start": ("start", "start", {}, {}, _MANY),
-    "exec": (
-        "execute",
-        "execute",
-        EXEC,
-        {"e": "env", "t": "tty", "u": "user", "g": "additional-gids", "p": "process",
-         "d": "detach", "c": "cap"},
-        1,
-    ),
-    "kill": ("control", "kill", {"all": BOOL}, {"a": "all"}, _MANY),
-    "delete": ("control", "delete", {"force": BOOL}, {"f": "force"}, _MANY),
-    "pause": ("control", "pause", {}, {}, _MANY),
-    "resume": ("control", "resume", {}, {}, _MANY),
-    "update": ("control", "update", UPDATE, {"r": "resources"}, _MANY),
-    "state": ("inspect", "state", {}, {}, _MANY),
-    "list": (
-        "inspect", "list_", {"format": STRING, "quiet": BOOL}, {"f": "format", "q": "quiet"}, _MANY,
-    ),
-    "ps": ("inspect", "ps", {"format": STRING}, {"f": "format"}, 1),
-    "events": ("inspect", "events", {"stats": BOOL, "interval": STRING}, {}, _MANY),
-    "spec": ("info", "spec", {"bundle": STRING, "rootless": BOOL}, {"b": "bundle"}, _MANY),
-    "features": ("info", "features", {}, {}, _MANY),
-    "checkpoint": ("criu", "checkpoint", CHECKPOINT, {}, _MANY),
-    "restore": ("criu", "restore", RESTORE, {"b": "bundle", "d": "detach"}, _MANY),
-}  # fmt: skip
-
-
-def usage() -> str:
-    """What --help prints."""
-    names = "\n".join(f"   {name}" for name in _COMMANDS)
-    flags = "\n".join(
-        f"   --{name}{'' if kind == BOOL else ' value'}" for name, kind in _GLOBAL.items()
-    )
-    return (
-        "NAME:\n   gantry-runc - Open Container Initiative runtime\n\n"
-        "USAGE:\n   gantry-runc [global options] command [command options] [arguments...]\n\n"
-        f"COMMANDS:\n{names}\n\nGLOBAL OPTIONS:\n{flags}\n"
-    )
-
-
-def help_of(command: str) -> str:
-    """What `command --help` prints."""
-    flags = _COMMANDS[command][2]
-    lines = "\n".join(
-        f"   --{name}{'' if kind == BOOL else ' value'}" for name, kind in flags.items()
-    )
-    return (
-        f"NAME:\n   gantry-runc {command}\n\n"
-        f"USAGE:\n   gantry-runc {command} [command options] [arguments...]\n\nOPTIONS:\n{lines}\n"
-    )
+# Those that put a process of ours into a container.
+_ENTERING = frozenset(("create", "run", "exec", "restore"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script. Exit status: the command's; 1 for its errors (exec: 255)."""
-    log = Log()
-    command = ""
-    try:
-        top = parse(
-            sys.argv[1:] if argv is None else argv, _rootless_flag(argv), short=_SHORT, stop_after=1
-        )
-        command = top.rest[0] if top.rest else ""
-        if top.flag("version") or command == "version":
-            print(import_module("gantry.runtime.commands.info").version())
-            return 0
-        if top.flag("help") or command in ("", "help", "h"):
-            print(usage(), end="")
-            return 0
-        log = _log(top)
-        return _run(command, top, log)
-    except UsageError as error:
-        print("Incorrect Usage.\n" if not command else f"Incorrect Usage: {error}\n")
-        log.error(str(error))
-        return 1
-    except RuntimeFailure as error:
-        log.error(str(error))
-        return 255 if command == "exec" else 1
-    except GantryError as error:
-        log.error(str(error))
-        return 1
-    except OSError as error:
-        log.error(describe(error))
-        return 1
+    """The console script. Exit status: the command's; 1 for its errors (exec: 255).
 
+    With `argv` it returns the status. Without, it may execute itself again, and exits
+    at once, without taking the interpreter apart first.
+    """
+    if argv is None and not _ENTERING.isdisjoint(sys.argv[1:]):
+        try:
+            sealed.run_sealed(sys.argv[1:])
+        except OSError as error:
+            sys.stderr.write(f"cannot run from a sealed copy: {error.strerror}\n")
+            os._exit(1)
+    from gantry.runtime.commands.dispatch import dispatch
 
-def _rootless_flag(argv: Sequence[str] | None) -> Mapping[str, str]:
-    """--rootless alone means true here, and takes a value only with "=" or a known word."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for index, word in enumerate(words):
-        if word in ("--rootless", "-rootless"):
-            following = words[index + 1] if index + 1 < len(words) else ""
-            if following not in ("true", "false", "auto"):
-                return {**_GLOBAL, "rootless": BOOL}
-    return _GLOBAL
-
-
-def _log(top: Arguments) -> Log:
-    form = top.string("log-format", "text")
-    if form not in ("text", "json"):
-        raise RuntimeFailure(f"invalid log-format: {form}")
-    return Log(top.string("log"), form, debug=top.flag("debug"))
-
-
-def _run(command: str, top: Arguments, log: Log) -> int:
-    entry = _COMMANDS.get(command)
-    if entry is None:
-        raise RuntimeFailure(f'No help topic for "{command}"'.replace('"', "'"))
-    module, function, flags, short, stop_after = entry
-    arguments = parse(
-        top.rest[1:], {**flags, "help": BOOL}, short={**short, "h": "help"}, stop_after=stop_after
-    )
-    if arguments.flag("help"):
-        print(help_of(command), end="")
-        return 0
-    rootless = "true" if top.flag("rootless") else top.string("rootless", "auto")
-    context = Context(
-        root=rooted(top.string("root")) if top.given("root") else default_root(),
-        root_given=top.given("root"),
-        systemd_cgroup=top.flag("systemd-cgroup"),
-        rootless=rootless,
-        log=log,
-    )
-    action: Callable[[Context, Arguments], int] = getattr(
-        import_module(f"gantry.runtime.commands.{module}"), function
-    )
-    return action(context, arguments)
-
-
-def script() -> NoReturn:
-    """The console script: main, and out, without taking the interpreter apart first."""
-    status = main()
+    status = dispatch(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return status
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -173,4 +41,4 @@ def script() -> NoReturn:
 
 
 if __name__ == "__main__":
-    script()
+    main()

@@ -10,6 +10,15 @@ from typing import NoReturn
 from gantry.kernel import syscalls
 
 
+def fill_stdio() -> None:
+    """Make sure that 0, 1 and 2 are open: no fd of ours may come to lie there."""
+    while True:
+        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        if fd > 2:
+            os.close(fd)
+            return
+
+
 def fork(child: Callable[[], NoReturn]) -> int:
     """os.fork whose child runs `child` and never returns here; the child's pid."""
     collecting = gc.isenabled()

@@ -19,6 +19,7 @@ from gantry.mounts import apply
 from gantry.oci import runtime_spec as oci
 from gantry.runtime import handshake, init, security, spawn
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
+from gantry.runtime.finalize import place_stdio
 from gantry.runtime.handshake import Channel
 from gantry.runtime.identity import set_limits
 from gantry.runtime.plan import InitPlan
@@ -67,6 +68,7 @@ def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
     try:
         init.forbid_imports()
         # Rights over the host are needed for these, so they come before the namespace.
+        place_stdio(thought.process)
         security.set_oom_score(thought.process.oom_score_adj)
         set_limits(thought.process.identity)
         spaces = thought.namespaces

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gantry.model.record import Record
 from gantry.runtime.commands.flags import Arguments, UsageError
 from gantry.runtime.commands.log import Log
-from gantry.runtime.container import Container
 from gantry.runtime.errors import RuntimeFailure
+
+if TYPE_CHECKING:
+    from gantry.runtime.container import Container
 
 
 class Context(Record):
@@ -22,6 +25,8 @@ class Context(Record):
 
     def container(self, arguments: Arguments) -> Container:
         """The container that the first word names."""
+        from gantry.runtime.container import Container
+
         container_id = arguments.rest[0] if arguments.rest else ""
         if not container_id:
             raise RuntimeFailure("container id cannot be empty")
