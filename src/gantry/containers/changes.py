@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from gantry.model.snapshot import Flavour, LayerFolder
+from gantry.snapshots.private import opened
 
 MODIFIED: Final = 0
 ADDED: Final = 1
@@ -33,20 +34,12 @@ Changes = list[tuple[str, int]]
 def of_layer(folder: LayerFolder) -> Changes:
     """(path, kind) sorted by path."""
     found: Changes = []
-    with ExitStack() as scope:
-        top = _opened(folder.path, scope)
-        below = [_opened(path, scope) for path in folder.lower]
+    with opened(folder) as (top, below):
         if folder.flavour is Flavour.PLAIN:
             _compare(top, below[0] if below else None, "", found)
         else:
             _walk(top, below, "", found)
     return sorted(_without_ours(found))
-
-
-def _opened(path: str, scope: ExitStack) -> int:
-    fd = os.open(path, _FOLDER)
-    scope.callback(os.close, fd)
-    return fd
 
 
 def _walk(at: int, below: list[int], prefix: str, found: Changes) -> None:

@@ -5,8 +5,9 @@ on two sparse files in `<root>/pool`. One device, the base, gets an empty file s
 first layer is a snapshot of it, every other one of its parent. `<root>/<id>/device` is a
 symlink that says "<number> <bytes>".
 
-Nothing is mounted: a device is activated when its mounts are asked for, and deactivated when
-it is committed or removed. A removed device that is still in use is tried again at `cleanup`.
+A device is activated and mounted on the host (`gantry.snapshots.hostmounts`) when its mounts are
+asked for, and let go when it is committed or removed. A removed device that is still in use is
+tried again at `cleanup`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from gantry.archive.removal import remove_tree
 from gantry.model.errors import InvalidParameter, System
 from gantry.model.mount import Mount
 from gantry.model.snapshot import Flavour, Kind, LayerFolder, Usage
+from gantry.mounts.apply import apply
 from gantry.snapshots import loop, thinpool
 from gantry.snapshots.folders import Entry, FolderSnapshotter
+from gantry.snapshots.hostmounts import HostMounts
 from gantry.snapshots.options import parse_options, parse_size
-from gantry.snapshots.private import mounted, opened
+from gantry.snapshots.private import mounted
 from gantry.snapshots.thinpool import SECTOR, ThinPool
 from gantry.snapshots.trees import difference
 
@@ -95,6 +98,7 @@ class DeviceMapperSnapshotter(FolderSnapshotter):
         super().__init__(root)
         info = os.stat(root)
         self._prefix = f"gantry-{os.major(info.st_dev)}-{os.minor(info.st_dev)}-{info.st_ino}"
+        self._host = HostMounts(root)
         self._loops = os.path.join(root, "pool")
         self._pool = ThinPool(self._options.pool or self._prefix + "-pool")
         self._next = 1
@@ -165,6 +169,7 @@ class DeviceMapperSnapshotter(FolderSnapshotter):
     def close(self) -> None:
         """The pool stays for the next start where anything is in use; else it is let go."""
         super().close()
+        self._host.close()
         for entry in list(self._entries.values()):
             self._pool.deactivate(self._device_name(entry))
         if self._options.pool:
@@ -226,29 +231,45 @@ class DeviceMapperSnapshotter(FolderSnapshotter):
         return f"{self._prefix}-{entry.id}"
 
     def _mounts(self, entry: Entry) -> tuple[Mount, ...]:
+        access = "rw" if entry.kind is Kind.ACTIVE else "ro"
+        return (Mount("bind", self._mounted(entry), ("rbind", access)),)
+
+    def _mounted(self, entry: Entry) -> str:
+        """Where a snapshot is mounted."""
         try:
             number, size = self._device(self._path(entry))
         except OSError as error:
             raise System(f"cannot read snapshot {entry.name}: {error}") from error
-        device = self._pool.activate(self._device_name(entry), number, size)
         options = [*self._options.mount_options]
         if self._options.fs == "xfs":
             options.append("nouuid")
         if entry.kind is not Kind.ACTIVE:
             options.append("ro")
-        return (Mount(self._options.fs, device, tuple(options)),)
+
+        def mount(point: str) -> None:
+            device = self._pool.activate(self._device_name(entry), number, size)
+            apply((Mount(self._options.fs, device, tuple(options)),), point)
+
+        return self._host.ensure(self._path(entry), mount)
 
     def _layer(self, entry: Entry) -> LayerFolder:
-        below: tuple[Mount, ...] = ()
+        lower: tuple[str, ...] = ()
         if entry.parent is not None:
-            below = self._mounts(self._parent(entry.parent))
-        return LayerFolder("", Flavour.PLAIN, ("",) if below else (), self._mounts(entry), below)
+            lower = (self._mounted(self._parent(entry.parent)),)
+        return LayerFolder(self._mounted(entry), Flavour.PLAIN, lower)
 
     def _seal(self, entry: Entry, path: str) -> None:
+        self._host.drop(path)
         name = self._device_name(entry)
         if not self._pool.deactivate(name):
             thinpool.dmsetup("suspend", name)  # flushes the file system
             thinpool.dmsetup("resume", name)
+
+    def remove(self, key: str) -> None:
+        entry = self._get(key)
+        if not self._children.get(key):
+            self._host.drop(self._path(entry))
+        super().remove(key)
 
     def _delete(self, path: str) -> None:
         """Runs for what is in the trash; what is still busy stays there."""
@@ -267,9 +288,8 @@ class DeviceMapperSnapshotter(FolderSnapshotter):
         remove_tree(path)
 
     def usage(self, key: str) -> Usage:
-        with opened(self.layer(key)) as (own, below):
-            parent = f"/proc/self/fd/{below[0]}/." if below else None
-            return difference(f"/proc/self/fd/{own}/.", parent)
+        layer = self.layer(key)
+        return difference(layer.path, layer.lower[0] if layer.lower else None)
 
     def graph_driver_data(self, key: str) -> dict[str, str]:
         entry = self._get(key)
