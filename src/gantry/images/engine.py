@@ -38,6 +38,7 @@ from gantry.images.remove import Remover
 from gantry.images.save import Saver
 from gantry.images.show import Shower
 from gantry.images.transfer import Transfers
+from gantry.images.verify import Finding, Verifier
 from gantry.images.workers import Workers
 from gantry.model.errors import Conflict, GantryError, InvalidParameter, NotFound
 from gantry.model.image import HistoryItem, Image, ImageInspect, ImageSummary
@@ -81,6 +82,7 @@ class Images:
         self._loader = Loader(self._registrar)
         self._saver = Saver(self._registrar)
         self._creator = Creator(self._registrar)
+        self.verifier = Verifier(self.catalog, content, self.layers)
         self.registries = RegistryClient(registries)
         settings = self.registries.settings
         self.transfers = Transfers(content, self.layers, concurrent=settings.max_downloads)
@@ -146,6 +148,13 @@ class Images:
 
     async def history(self, name: str) -> Sequence[HistoryItem]:
         return self._shower.history(name)
+
+    def verify(self, name: str = "") -> AsyncIterator[Finding]:
+        """`gantry image verify`: see `gantry.images.verify`."""
+        return self.verifier.verify(name)
+
+    def unpack(self, name: str) -> AsyncIterator[Finding]:
+        return self.verifier.unpack(name)
 
     async def disk_usage(self) -> Json:
         """{"LayersSize": bytes, "Images": summaries with shared sizes}."""

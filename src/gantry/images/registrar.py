@@ -18,7 +18,7 @@ from gantry.images.bridge import off_loop
 from gantry.images.catalog import Catalog
 from gantry.images.layers import LayerBlob, Layers
 from gantry.images.ports import Emit, ImageStore
-from gantry.model.errors import InvalidParameter, NotFound
+from gantry.model.errors import Conflict, InvalidParameter, NotFound
 from gantry.model.image import Image
 from gantry.model.image_record import BlobSource, Change, ImageRecord, ReferenceRecord
 from gantry.oci.image import (
@@ -87,22 +87,31 @@ class Registrar:
             )
         blobs = [layer.descriptor.digest for layer in layers]
         chain = chain_ids(document.diff_ids)
-        with self.catalog.holding(chain, blobs):
-            sizes = await self.layers.assemble([layer.layer for layer in layers], done)
-            identity = self.content.put(config)
-            if manifest is None:
-                manifest = make_manifest(identity, len(config), layers)
-            digest = self.content.put(manifest)
-            await off_loop(self.content.settle)
-            with self.catalog.holding((), (identity, digest)):
-                return await self._commit(
-                    ImageRecord(
-                        identity, digest, tuple(blobs), sizes, parent=parent, container=container
-                    ),
-                    document,
-                    references,
-                    Change(put_sources=sources, drop_leases=drop_leases),
-                )
+        try:
+            with self.catalog.holding(chain, blobs):
+                sizes = await self.layers.assemble([layer.layer for layer in layers], done)
+                identity = self.content.put(config)
+                if manifest is None:
+                    manifest = make_manifest(identity, len(config), layers)
+                digest = self.content.put(manifest)
+                await off_loop(self.content.settle)
+                with self.catalog.holding((), (identity, digest)):
+                    return await self._commit(
+                        ImageRecord(
+                            identity,
+                            digest,
+                            tuple(blobs),
+                            sizes,
+                            parent=parent,
+                            container=container,
+                        ),
+                        document,
+                        references,
+                        Change(put_sources=sources, drop_leases=drop_leases),
+                    )
+        except BaseException:
+            self.drop_layers(chain)
+            raise
 
     async def _commit(
         self,
@@ -159,6 +168,22 @@ class Registrar:
 
     def read_document(self, record: ImageRecord) -> ConfigDocument:
         return read_config(self.content.read(record.id, MAX_DOCUMENT))
+
+    def drop_layers(self, chain: Sequence[str]) -> list[str]:
+        """Remove the snapshots of a chain that no image needs, the top first; their names."""
+        gone: list[str] = []
+        for chain_id in reversed(chain):
+            if self.catalog.uses_chain(chain_id):
+                break
+            try:
+                self.layers.snapshots.remove(chain_id)
+            except NotFound:
+                continue
+            except Conflict:
+                break  # a container's layer lies on it
+            self.layers.sizes.pop(chain_id, None)
+            gone.append(chain_id)
+        return gone
 
     # ---- events
 

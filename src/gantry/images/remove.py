@@ -167,30 +167,13 @@ class Remover:
         self._registrar.event(image.id, image.id, "delete")
         self._catalog.drop(image.id)
         rows.append({"Deleted": image.id})
-        rows.extend({"Deleted": chain} for chain in self._drop_layers(image))
+        rows.extend({"Deleted": chain} for chain in self._registrar.drop_layers(image.chain_ids))
         for digest in (record.id, record.manifest, *record.blobs):
             if digest and not self._catalog.uses_blob(digest):
                 self._registrar.content.delete(digest)
         parent = self._catalog.images.get(image.parent) if image.parent else None
         if prune and parent is not None:
             await self._delete(parent, rows, force=False, prune=True, quiet=True)
-
-    def _drop_layers(self, image: Image) -> list[str]:
-        """Remove snapshots that no other image needs, the top first."""
-        gone: list[str] = []
-        snapshots = self._registrar.layers.snapshots
-        for chain_id in reversed(image.chain_ids):
-            if self._catalog.uses_chain(chain_id):
-                break
-            try:
-                snapshots.remove(chain_id)
-            except NotFound:
-                continue
-            except Conflict:
-                break  # a container's layer lies on it
-            self._registrar.layers.sizes.pop(chain_id, None)
-            gone.append(chain_id)
-        return gone
 
     def _check(self, image: Image, *, force: bool, names_too: bool) -> None:
         if self._catalog.children(image.id):

@@ -797,3 +797,61 @@ class TestLayersThatLeanOnOthers:
                 assert (stat.S_IMODE(info2.st_mode), info2.st_uid) == (0o1777, 5)
 
         run(body)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+class TestVerify:
+    def test_all_is_well(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox) -> None:
+            await box.load(docker_archive([BASE, TOP], ["a"]))
+            found = [one async for one in box.images.verify()]
+            assert [one.damage for one in found] == [""] * 6
+            assert {one.kind for one in found} == {"blob", "snapshot"}
+            assert [info async for info in box.images.verify("a")] == found
+            with pytest.raises(NotFound):
+                assert [one async for one in box.images.verify("b")]
+            assert not any(info.name.startswith("verify-") for info in box.snapshots.walk())
+
+        run(body)
+
+    def test_damage_is_found(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox) -> None:
+            await box.load(docker_archive([BASE, TOP], ["a"]))
+            image = box.images.resolve("a")
+            top = Path(box.snapshots.layer(image.chain_ids[1]).path)
+
+            async def damages() -> dict[str, str]:
+                return {one.digest: one.damage async for one in box.images.verify() if one.damage}
+
+            (top / "etc" / "os").write_text("TOP")
+            assert await damages() == {image.chain_ids[1]: "'etc/os': content differs"}
+            os.unlink(top / "etc" / "os")
+            if box.driver == "vfs":
+                assert await damages() == {image.chain_ids[1]: "'etc/os': missing"}
+            (top / "etc" / "os").write_text("top")
+            os.chmod(top / "etc" / "os", 0o644)
+            os.chmod(top / "big", 0o600)
+            assert await damages() == {image.chain_ids[1]: "'big': mode 600"}
+            os.chmod(top / "big", 0o644)
+            blob = box.content.path(digest(BASE))
+            os.chmod(blob, 0o600)
+            Path(blob).write_bytes(BASE[:-1] + b"x")
+            found = await damages()
+            assert found[digest(BASE)] == "content does not match its digest"
+            os.unlink(blob)
+            assert (await damages())[digest(BASE)] == "missing"
+
+        run(body)
+
+    def test_unpack_again(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox) -> None:
+            await box.load(docker_archive([BASE, TOP], ["a"]))
+            chain = box.images.resolve("a").chain_ids
+            for one in reversed(chain):
+                box.snapshots.remove(one)
+            damaged = [one.digest async for one in box.images.verify() if one.damage]
+            assert damaged == list(chain)
+            assert [one.digest async for one in box.images.unpack("a")] == list(chain)
+            assert [one.damage async for one in box.images.verify()] == [""] * 6
+
+        run(body)
