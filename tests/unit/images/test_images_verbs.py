@@ -836,10 +836,10 @@ class TestVerify:
             blob = box.content.path(digest(BASE))
             os.chmod(blob, 0o600)
             Path(blob).write_bytes(BASE[:-1] + b"x")
-            found = await damages()
+            found = await damages("blob")
             assert found[digest(BASE)] == "content does not match its digest"
             os.unlink(blob)
-            assert (await damages())[digest(BASE)] == "missing"
+            assert (await damages("blob"))[digest(BASE)] == "missing"
 
         run(body)
 
