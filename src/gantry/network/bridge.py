@@ -11,6 +11,7 @@ how a restarted daemon tells its own from others'.
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -426,9 +427,10 @@ class BridgeDriver:
                         messages.append(
                             netlink.delete_address(link.index, address.address, address.prefix)
                         )
-                messages.append(netlink.set_link(link.index, up=False))
+                gone = (errno.ENODEV,)  # by an earlier remove
+                messages.append(netlink.set_link(link.index, up=False, ignore=gone))
                 spare = "gone" + secrets.token_hex(4)
-                messages.append(netlink.set_link(link.index, name=spare))
+                messages.append(netlink.set_link(link.index, name=spare, ignore=gone))
         host.batch(messages)
         self._namespaces.remove_links([link.index for link in ours])
 

@@ -32,7 +32,8 @@ def planned(
     """The networks that the container is to be in: its mode's first, the others by name."""
     mode = "bridge" if request.mode in ("", "default") else request.mode
     if mode == "none":
-        return []
+        none = catalog.named("none")
+        return [(none, EndpointConfig())] if none is not None else []
     found: dict[str, tuple[NetworkRecord, EndpointConfig]] = {}
     for term, config in request.endpoints.items():
         record = catalog.find("bridge" if term == "default" else term)

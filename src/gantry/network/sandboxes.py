@@ -12,9 +12,9 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gantry.ipc.owner import TaskOwner
@@ -33,19 +33,19 @@ from gantry.model.network import (
     SandboxRequest,
     SandboxState,
 )
-from gantry.network import endpoints, interfaces, links, netlink, netns
-from gantry.network.bridge import BridgeDriver, bridge_name
-from gantry.network.catalog import Catalog, user_defined
-from gantry.network.dns import DnsServers, Server, View
+from gantry.network import endpoints, interfaces, netlink, netns
+from gantry.network.bridge import BridgeDriver
+from gantry.network.catalog import Catalog
 from gantry.network.drivers import Driver, Wanted
-from gantry.network.egress import OPTION, Egress, Layer, Restriction
+from gantry.network.exposure import Exposure
 from gantry.network.firewall import Firewall, LinkRule
 from gantry.network.ipam import DefaultIpam, Ipam, NoAddresses
-from gantry.network.names import Names
+from gantry.network.live import Live
+from gantry.network.naming import Naming
 from gantry.network.netns import Namespaces
 from gantry.network.pool import Pool
-from gantry.network.publish import PortRequest, parse_container_port, port_requests
-from gantry.network.publishing import Publication, Publisher, again
+from gantry.network.publish import parse_container_port
+from gantry.network.publishing import again
 from gantry.network.settings import NetworkSettings
 from gantry.network.visible import Visible
 
@@ -56,25 +56,6 @@ SHARED = (
     "container sharing network namespace with another container or host cannot be connected to"
     " any other network"
 )
-
-
-@dataclass(slots=True)
-class Live:
-    """A running container's share: handles, in memory only.
-
-    endpoints: by network name, in the order of their interfaces. ways: names of the
-    networks that its default routes (IPv4, IPv6) lead through, "" for none.
-    """
-
-    request: SandboxRequest
-    netns_fd: int = -1
-    endpoints: dict[str, EndpointState] = field(default_factory=dict)
-    ways: tuple[str, str] = ("", "")
-    publication: Publication | None = None
-    dns: Server | None = None
-    links: list[LinkRule] = field(default_factory=list)
-    restriction: Restriction | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +75,28 @@ class Sandboxes:
         settings: NetworkSettings,
         catalog: Catalog,
         namespaces: Namespaces,
-        publisher: Publisher,
         owner: TaskOwner,
         visible: Visible,
         firewall: Firewall | None,
-        egress: Egress,
-        dns: DnsServers,
+        naming: Naming,
+        exposure: Exposure,
         driver_of: Callable[[NetworkRecord], Driver],
         ipam_of: Callable[[NetworkRecord], Ipam],
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._namespaces = namespaces
-        self._publisher = publisher
         self._owner = owner
         self._visible = visible
         self._firewall = firewall
-        self._egress = egress
-        self._dns = dns
+        self._naming = naming
+        self._exposure = exposure
         self._driver_of = driver_of
         self._ipam_of = ipam_of
-        self._names: dict[str, Names] = {}
         self._pool: Pool[Prepared] | None = None
         self._dying: list[EndpointState] = []
         self._reaping: asyncio.Task[None] | None = None
+        self._reap_lock = asyncio.Lock()
         self.live: dict[str, Live] = {}
 
     # --- life --------------------------------------------------------------------------
@@ -139,22 +118,11 @@ class Sandboxes:
             self._reaping.cancel()
         await self.reap()
         for live in self.live.values():
-            if live.publication is not None:
-                await self._publisher.let_go(live.publication)
-            if live.dns is not None:
-                self._dns.close(live.dns)
+            await self._exposure.let_go(live)
+            self._naming.stop(live, lift=False)
             if live.netns_fd >= 0:
                 os.close(live.netns_fd)
         self.live.clear()
-
-    def names(self, record: NetworkRecord) -> Names:
-        found = self._names.get(record.id)
-        if found is None:
-            found = self._names[record.id] = Names(record.name)
-        return found
-
-    def forget_network(self, record: NetworkRecord) -> None:
-        self._names.pop(record.id, None)
 
     def members(self, record: NetworkRecord) -> list[tuple[str, str, EndpointState]]:
         """(container id, its name, its endpoint) of all that run in the network."""
@@ -196,6 +164,7 @@ class Sandboxes:
         plans = endpoints.planned(request, self._catalog)
         for record, config in plans:
             endpoints.check(record, config)
+        self._visible.linked(request, strict=True)
         alone = len(plans) == 1
         for record, config in plans:
             driver = self._driver_of(record)
@@ -227,19 +196,20 @@ class Sandboxes:
 
     async def release(self, container_id: str) -> None:
         """Withdraw ports and names, give addresses back. Idempotent."""
-        live = self.live.pop(container_id, None)
+        live = self.live.get(container_id)
         if live is None:
             return
+        async with live.lock:
+            if self.live.pop(container_id, None) is not None:
+                await self._release(live)
+
+    async def _release(self, live: Live) -> None:
         for state in live.endpoints.values():
-            self._forget_names(state)
-        if live.dns is not None:
-            self._dns.close(live.dns)
-        if live.restriction is not None:
-            self._egress.lift(container_id)
+            self._naming.forget(state)
+        self._naming.stop(live, lift=True)
         if live.links and self._firewall is not None:
             await self._firewall.link((), live.links)
-        if live.publication is not None:
-            await self._publisher.withdraw(live.publication)
+        await self._exposure.withdraw(live)
         for state in live.endpoints.values():
             record = self._catalog.get(state.network_id)
             if record is None:
@@ -275,17 +245,16 @@ class Sandboxes:
             await self._claim(record, state)
             await self._driver_of(record).adopt(record, state)
             live.endpoints[record.name] = state
-            self._remember_names(record, state)
+            self._naming.remember(record, state)
         live.ways = self._elect(live)
         await self._link(live)
-        self._restrict(live)
         try:
-            await self._serve_names(live, saved.dns_port)
+            await self._naming.serve(live, saved.dns_port)
         except OSError as error:
             _log.error("container %s: no DNS: %s", request.container_id[:12], error)
         if saved.published:
             try:
-                live.publication = await self._publish(live, again(saved.published))
+                await self._exposure.publish(live, again(saved.published))
             except GantryError as error:
                 _log.error("container %s: %s", request.container_id[:12], error)
         return live
@@ -342,14 +311,14 @@ class Sandboxes:
             before = live.request
             live.request = request
             try:
-                await self._republish(live, self._requests(live))
+                await self._exposure.publish(live, self._exposure.requests(live))
             except BaseException:
                 live.request = before
                 raise
 
     async def _drop(self, live: Live, network: str) -> None:
         state = live.endpoints.pop(network)
-        self._forget_names(state)
+        self._naming.forget(state)
         record = self._catalog.get(state.network_id)
         if record is not None:
             await self._detached(record, state, live.netns_fd)
@@ -395,7 +364,7 @@ class Sandboxes:
         live.endpoints[record.name] = state
         if alone:
             live.ways = self._elect(live)
-        self._remember_names(record, state)
+        self._naming.remember(record, state)
 
     async def _addresses(
         self, record: NetworkRecord, config: EndpointConfig, undo: AsyncExitStack
@@ -433,90 +402,6 @@ class Sandboxes:
         for pool, address in endpoints.leases(record, state):
             await ipam.release_address(pool.pool_id, address)
 
-    def _remember_names(self, record: NetworkRecord, state: EndpointState) -> None:
-        if user_defined(record.name):
-            self.names(record).add(state.endpoint_id, state.dns_names, state.ip, state.ipv6)
-
-    def _forget_names(self, state: EndpointState) -> None:
-        names = self._names.get(state.network_id)
-        if names is not None:
-            names.remove(state.endpoint_id)
-
-    async def _serve_names(self, live: Live, port: int = 0) -> None:
-        """The embedded DNS server runs, with the right view, where it is due."""
-        if not self._visible.embedded(live.request, live.endpoints):
-            if live.dns is not None:
-                server, live.dns = live.dns, None
-                await self._dns.withdraw(server)
-            return
-        view = self._view(live)
-        if live.dns is None:
-            live.dns = await self._dns.open(live.netns_fd, view, port)
-        else:
-            live.dns.change(view)
-
-    def _restrict(self, live: Live) -> None:
-        """Under its egress policy: its own and those of all its networks together."""
-        layers: list[Layer] = []
-        if live.request.egress is not None:
-            layers.append(Layer.parse(live.request.egress))
-        records = [self._catalog.get(state.network_id) for state in live.endpoints.values()]
-        for record in records:
-            if record is not None and OPTION in record.options:
-                layers.append(Layer.parse(record.options[OPTION].split(",")))
-        if not layers:
-            live.restriction = None
-            self._egress.lift(live.request.container_id)
-            return
-        for record in records:
-            if record is not None and record.driver not in ("bridge", "null"):
-                raise InvalidParameter(
-                    f"egress policies do not reach networks of the driver {record.driver}"
-                )
-        pairs = [
-            (state.host_interface, address)
-            for state in live.endpoints.values()
-            for address in (state.ip, state.ipv6)
-            if address
-        ]
-        live.restriction = Restriction(
-            owner=self._egress,
-            container=live.request.container_id,
-            networks=tuple(state.network_id for state in live.endpoints.values()),
-            layers=tuple(layers),
-            sources=tuple(address for _, address in pairs),
-            interfaces=tuple(pairs),
-            bridges=tuple(
-                bridge_name(r) for r in records if r is not None and r.driver == "bridge"
-            ),
-        )
-        self._egress.restrict(live.restriction)
-
-    def _view(self, live: Live) -> View:
-        _, upstreams, ndots = self._visible.resolv_conf(live.request, "embedded")
-        networks: list[Names] = []
-        aliases: dict[str, str] = {}
-        for state in endpoints.ranked(live.endpoints.values(), self._catalog):
-            record = self._catalog.get(state.network_id)
-            if record is None or not user_defined(record.name):
-                continue
-            networks.append(self.names(record))
-            own = live.request.links if live.request.mode in (record.name, record.id) else ()
-            for link in (*own, *state.config.links):
-                target, alias = links.parse(link)
-                aliases[alias.lower()] = target
-        return View(
-            networks=networks,
-            links=aliases,
-            # A restricted container reaches no server itself: we ask for it.
-            upstreams=[replace(u, from_host=True) for u in upstreams]
-            if live.restriction
-            else upstreams,
-            external=any(live.ways),
-            ndots=ndots,
-            policy=live.restriction,
-        )
-
     # --- the way out -------------------------------------------------------------------------
 
     async def _settle(self, live: Live, *, routed: bool) -> None:
@@ -526,14 +411,13 @@ class Sandboxes:
         if changed and not routed:
             await self._route(live, ways)
         live.ways = ways
-        self._restrict(live)
-        await self._serve_names(live)
+        await self._naming.serve(live)
         if live.publication is None:
-            requests = self._requests(live)
+            requests = self._exposure.requests(live)
             if requests:
-                live.publication = await self._publish(live, requests)
+                await self._exposure.publish(live, requests)
         elif changed:
-            await self._republish(live, again(live.publication.published))
+            await self._exposure.publish(live, again(live.publication.published))
 
     def _elect(self, live: Live) -> tuple[str, str]:
         def first(version: int) -> str:
@@ -570,74 +454,6 @@ class Sandboxes:
         gateway = state.gateway if version == 4 else state.ipv6_gateway
         make = netlink.delete_route if remove else netlink.add_route
         return [make(link.index, gateway=gateway, version=version)]
-
-    # --- ports -------------------------------------------------------------------------------
-
-    def _port_endpoint(
-        self, live: Live, version: int
-    ) -> tuple[NetworkRecord, EndpointState] | None:
-        name = live.ways[0 if version == 4 else 1]
-        state = live.endpoints.get(name)
-        record = self._catalog.get(state.network_id) if state is not None else None
-        if state is None or record is None or record.internal:
-            return None
-        return (record, state) if isinstance(self._driver_of(record), BridgeDriver) else None
-
-    def _requests(self, live: Live) -> list[PortRequest]:
-        request = live.request
-        if not request.port_bindings and not request.publish_all:
-            return []
-        at4, at6 = self._port_endpoint(live, 4), self._port_endpoint(live, 6)
-        at = at4 or at6
-        if at is None:
-            return []
-        driver = self._driver_of(at[0])
-        assert isinstance(driver, BridgeDriver)
-        return port_requests(
-            request.port_bindings,
-            request.exposed,
-            publish_all=request.publish_all,
-            default_ip=driver.host_ip(at[0]) or self._settings.ip,
-            ipv6=at6 is not None or self._settings.userland_proxy,
-        )
-
-    async def _publish(self, live: Live, requests: Sequence[PortRequest]) -> Publication | None:
-        at4, at6 = self._port_endpoint(live, 4), self._port_endpoint(live, 6)
-        at = at4 or at6
-        if at is None:
-            return None
-        try:
-            return await self._publisher.publish(
-                requests,
-                at4[1].ip if at4 else "",
-                at6[1].ipv6 if at6 else "",
-                routed4=at4 is not None and self._routed(at4[0], 4),
-                routed6=at6 is not None and self._routed(at6[0], 6),
-            )
-        except (System, OSError) as error:
-            raise System(
-                "failed to set up container networking: driver failed programming external"
-                f" connectivity on endpoint {live.request.name} ({at[1].endpoint_id}): {error}"
-            ) from error
-
-    def _routed(self, record: NetworkRecord, version: int) -> bool:
-        driver = self._driver_of(record)
-        return isinstance(driver, BridgeDriver) and driver.routed(record, version)
-
-    async def _republish(self, live: Live, requests: Sequence[PortRequest]) -> None:
-        """Change what is published; ports that stay are not interrupted."""
-        old = live.publication
-        at4, at6 = self._port_endpoint(live, 4), self._port_endpoint(live, 6)
-        if old is not None and (at4 or at6):
-            live.publication = await self._publisher.change(
-                old, requests, at4[1].ip if at4 else "", at6[1].ipv6 if at6 else ""
-            )
-            return
-        if old is not None:
-            await self._publisher.withdraw(old)
-            live.publication = None
-        if requests:
-            live.publication = await self._publish(live, requests)
 
     # --- sandboxes made ahead --------------------------------------------------------------------
 
@@ -714,6 +530,10 @@ class Sandboxes:
     async def reap(self) -> None:
         """Addresses become free when their interface is surely gone: a namespace dies with its
         last process, in the background; one that somebody else holds loses its link."""
+        async with self._reap_lock:
+            await self._reap()
+
+    async def _reap(self) -> None:
         while self._dying:
             dying, self._dying = self._dying, []
             by_network: dict[str, list[EndpointState]] = {}

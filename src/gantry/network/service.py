@@ -29,6 +29,7 @@ from gantry.model.errors import (
 )
 from gantry.model.network import (
     EndpointConfig,
+    EndpointState,
     HostPort,
     NetworkRecord,
     Sandbox,
@@ -43,9 +44,12 @@ from gantry.network.catalog import PREDEFINED, Catalog
 from gantry.network.dns import DnsServers
 from gantry.network.drivers import Driver
 from gantry.network.egress import OPTION, Egress, Layer
+from gantry.network.exposure import Exposure
 from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam, Ipam, NullIpam
 from gantry.network.links import Linked
+from gantry.network.live import Live
+from gantry.network.naming import Naming
 from gantry.network.netns import Namespaces
 from gantry.network.null import NullDriver
 from gantry.network.plugins import Plugins
@@ -53,7 +57,7 @@ from gantry.network.ports import NetworkStore
 from gantry.network.publish import HostPorts
 from gantry.network.publishing import Publisher
 from gantry.network.remote import RemoteDriver, RemoteIpam
-from gantry.network.sandboxes import Live, Sandboxes
+from gantry.network.sandboxes import Sandboxes
 from gantry.network.settings import NetworkSettings
 from gantry.network.upstream import Forwarder
 from gantry.network.visible import Visible
@@ -65,6 +69,7 @@ _SLOWER = 15  # iptables is asked less often: each look is some processes
 
 Json = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
+Members = list[tuple[str, str, EndpointState]]
 OnEvent = Callable[[str, str, Mapping[str, str]], object]
 """(action, network id, attributes): create, connect, disconnect, destroy, prune."""
 
@@ -114,20 +119,20 @@ class Networks:
         self._audit = Audit(settings.audit_dir)
         self._egress = Egress(settings.table, self._audit)
         self._visible = Visible(settings, self._catalog, self._linkable)
+        publisher = Publisher(self._firewall, ports, self._owner, proxy=settings.userland_proxy)
+        forwarder = partial(Forwarder, timeout=settings.timeout_dns)
+        dns = DnsServers(self._namespaces, self._owner, forwarder)
+        self._naming = Naming(self._catalog, self._visible, dns, self._egress)
+        self._hosted: dict[str, tuple[str, EndpointState]] = {}
         self._sandboxes = Sandboxes(
             settings=settings,
-            visible=self._visible,
-            firewall=self._firewall,
-            egress=self._egress,
-            dns=DnsServers(
-                self._namespaces,
-                self._owner,
-                partial(Forwarder, timeout=settings.timeout_dns),
-            ),
             catalog=self._catalog,
             namespaces=self._namespaces,
-            publisher=Publisher(self._firewall, ports, self._owner, proxy=settings.userland_proxy),
             owner=self._owner,
+            visible=self._visible,
+            firewall=self._firewall,
+            naming=self._naming,
+            exposure=Exposure(settings, self._catalog, publisher, self._driver_of),
             driver_of=self._driver_of,
             ipam_of=self._ipam_of,
         )
@@ -244,7 +249,7 @@ class Networks:
         if request.mode.startswith("container:"):
             return Sandbox(None, "", netns_pid=request.netns_pid, state=SandboxState(request.mode))
         if request.mode == "host":
-            return self._visible.of_host(request)
+            return self._on_host(request)
         live = await self._sandboxes.allocate(request)
         for state in live.endpoints.values():
             self._emit("connect", state.network_id, container=request.container_id)
@@ -252,6 +257,7 @@ class Networks:
 
     async def release(self, container_id: str) -> None:
         """At the end: ports, names and addresses go. Idempotent."""
+        self._hosted.pop(container_id, None)
         live = self._sandboxes.live.get(container_id)
         await self._sandboxes.release(container_id)
         for state in live.endpoints.values() if live is not None else ():
@@ -266,7 +272,7 @@ class Networks:
         if request.mode.startswith("container:"):
             return Sandbox(None, "", netns_pid=request.netns_pid, state=saved)
         if request.mode == "host":
-            return self._visible.of_host(request)
+            return self._on_host(request)
         return self._sandbox(await self._sandboxes.adopt(request, pid, saved))
 
     async def join(self, container_id: str, network: str, config: EndpointConfig) -> Sandbox:
@@ -340,9 +346,7 @@ class Networks:
         record = self._catalog.find(name)
         if scope and record.scope != scope:
             raise NotFound(f"network {name} not found")
-        return views.detail(
-            record, self._sandboxes.members(record), self._status(record), verbose=verbose
-        )
+        return views.detail(record, self._members(record), self._status(record), verbose=verbose)
 
     async def create(self, body: Json) -> Json:
         """POST /networks/create."""
@@ -456,7 +460,7 @@ class Networks:
         except BaseException:
             self._catalog.put(record)
             raise
-        self._sandboxes.forget_network(record)
+        self._naming.forget_network(record)
         self._audit.forget(record.id)
         if not record.config_only:
             await creation.give_back(record, self._ipam_of(record))
@@ -536,6 +540,17 @@ class Networks:
             await ipam.start()
             self._ipams.setdefault(name, ipam)
         return self._ipams[name]
+
+    def _on_host(self, request: SandboxRequest) -> Sandbox:
+        sandbox = self._visible.of_host(request)
+        self._hosted[request.container_id] = (request.name, sandbox.endpoints["host"])
+        return sandbox
+
+    def _members(self, record: NetworkRecord) -> Members:
+        """(container id, name, endpoint) of all that run in the network."""
+        if record.driver != "host":
+            return self._sandboxes.members(record)
+        return [(container, name, state) for container, (name, state) in self._hosted.items()]
 
     def _linkable(self, name: str) -> Linked | None:
         """Who runs under that name (or id) in the default bridge."""

@@ -55,8 +55,9 @@ class Visible:
         ndots = any(word.startswith("ndots:") for word in options or host.options)
         return conf, upstreams, ndots
 
-    def linked(self, request: SandboxRequest) -> list[Linked]:
-        """The targets of the container's legacy links. System when one does not run."""
+    def linked(self, request: SandboxRequest, *, strict: bool = False) -> list[Linked]:
+        """The targets of the container's legacy links that run. strict: System when one does
+        not, as at a start."""
         asked = list(request.links) if request.mode in ("", "default", "bridge") else []
         for name in ("bridge", "default"):
             config = request.endpoints.get(name)
@@ -65,10 +66,12 @@ class Visible:
         for link in dict.fromkeys(asked):
             target, alias = links.parse(link)
             linked = self._find(target)
-            if linked is None:
+            if linked is None and strict:
                 raise System(
                     f"Cannot link to a non running container: /{target} AS /{request.name}/{alias}"
                 )
+            if linked is None:
+                continue
             found.append(replace(linked, alias=alias))
         return found
 
