@@ -46,7 +46,25 @@ def ensure_directory(root: int, path: str, mode: int = 0o755) -> int:
     try:
         return open_in_root(root, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
-        return _walk(root, path, mode)
+        pass
+    head, _, name = path.rstrip("/").rpartition("/")
+    if name not in ("", ".", ".."):
+        try:
+            return _one(root, head, name, mode)
+        except OSError:
+            pass  # more than the last one is missing, or a link: step by step
+    return _walk(root, path, mode)
+
+
+def _one(root: int, head: str, name: str, mode: int) -> int:
+    """The usual case: only the last folder is missing."""
+    parent = open_in_root(root, head or "/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+        return openat2(parent, name, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    finally:
+        os.close(parent)
 
 
 def ensure_file(root: int, path: str, mode: int = 0o755) -> int:

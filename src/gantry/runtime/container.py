@@ -110,13 +110,27 @@ class Container:
             )
         except OSError as error:
             raise RuntimeFailure(describe(error))
-        return cls(
+        made = cls(
             launched.state,
             root,
             launched.cgroup,
             console=launched.console,
             pending=launched.pending,
         )
+        if start_now and launched.state.poststart:
+            made._first_poststart()
+        return made
+
+    def _first_poststart(self) -> None:
+        """The poststart hooks of a start in one step; create is not done before them."""
+        try:
+            self.run_poststart()
+        except RuntimeFailure:
+            if self.console is not None:
+                os.close(self.console)
+            reap.kill_and_reap(self.pid)
+            self.delete(force=True)
+            raise
 
     @classmethod
     def load(cls, container_id: str, root: str) -> Self:
@@ -245,8 +259,8 @@ class Container:
         if not self.alive():
             raise RuntimeFailure("container not running")
         self._signal(number)
-        if number == signal.SIGKILL and self._cgroup_frozen():
-            self._thaw()  # a frozen process cannot die (cgroup v1)
+        if number == signal.SIGKILL:
+            self._thaw_if_frozen()
 
     def _signal(self, number: int) -> None:
         try:
@@ -266,23 +280,31 @@ class Container:
             os.close(pidfd)
 
     def _signal_all(self, number: int) -> None:
-        if number == signal.SIGKILL and self._cgroup.kill():
-            if self._cgroup_frozen():
-                self._thaw()
+        fatal = number == signal.SIGKILL
+        if fatal and self._cgroup.kill():
+            self._thaw_if_frozen()
             return
+        # Frozen, a process cannot fork away from the list that is being gone through.
+        if fatal and not self._state.namespaces & syscalls.CLONE_NEWPID:
+            try:
+                self._cgroup.freeze()
+            except OSError:
+                pass
         for pid in self.pids():
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
-        if self._cgroup_frozen() and number == signal.SIGKILL:
-            self._thaw()
+        if fatal:
+            self._thaw_if_frozen()
 
-    def _thaw(self) -> None:
-        try:
-            self._cgroup.thaw()
-        except FileNotFoundError:
-            return  # all dead, and removed by whoever waited for that
+    def _thaw_if_frozen(self) -> None:
+        """A frozen process cannot die (cgroup v1)."""
+        if self._cgroup_frozen():
+            try:
+                self._cgroup.thaw()
+            except FileNotFoundError:
+                return  # all dead, and removed by whoever waited for that
 
     def pause(self) -> None:
         """Freeze every process."""

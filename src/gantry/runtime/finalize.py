@@ -112,9 +112,10 @@ def home_of(uid: int) -> bytes:
     except OSError:
         return b"/"
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             return b"/"
-        data = os.read(fd, _PASSWD_MAX)
+        data = os.read(fd, min(status.st_size + 1, _PASSWD_MAX))
     except OSError:
         return b"/"
     finally:

@@ -90,8 +90,6 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
         keyring=not arguments.flag("no-new-keyring"),
     )
     try:
-        if start:
-            container.run_poststart()
         hand_over(container.pid, container.console if detach else None, arguments, pid_file)
     except (RuntimeFailure, OSError) as error:
         container.delete(force=True)
