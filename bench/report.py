@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -48,29 +49,40 @@ def markdown(results: list[Result], about: str) -> str:
 
 
 def svg(results: list[Result]) -> str:
-    """Return a bar chart of the ratios, each with its goal as a mark."""
-    left, width, step, top = 330, 420, 34, 44
+    """Return a bar chart of the ratios on a logarithmic scale, each with its goal as a mark."""
+    left, width, step, top = 330, 420, 34, 64
+    most = max([one.ratio for one in results] + [one.row.goal for one in results] + [2.0])
+    doublings = math.ceil(math.log2(most))
     height = top + step * len(results) + 16
-    most = max([one.ratio for one in results] + [one.row.goal for one in results] + [1.0])
-    scale = width / most
+
+    def place(ratio: float) -> float:
+        return left + max(0.0, math.log2(ratio)) * width / doublings
+
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
         f'font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#ffffff"/>',
         '<text x="12" y="24" font-weight="bold">gantryd, times better than dockerd '
-        "(line: the goal)</text>",
+        "(black line: the goal)</text>",
     ]
+    for power in range(doublings + 1):
+        x = place(2.0**power)
+        parts += [
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{height - 12}" stroke="#dddddd"/>',
+            f'<text x="{x:.1f}" y="{top - 14}" text-anchor="middle" fill="#777777">'
+            f"{2**power}×</text>",
+        ]
     for index, one in enumerate(results):
         y = top + index * step
-        bar = max(1.0, one.ratio * scale)
-        goal = left + one.row.goal * scale
+        end, goal = place(one.ratio), place(one.row.goal)
         colour = "#2f7d5b" if one.ratio >= one.row.goal else "#b0722a"
+        beside = max(end, goal if goal - end < 50 else end) + 8
         parts += [
             f'<text x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(one.row.name)}</text>',
-            f'<rect x="{left}" y="{y + 3}" width="{bar:.1f}" height="20" fill="{colour}"/>',
+            f'<rect x="{left}" y="{y + 3}" width="{end - left:.1f}" height="20" fill="{colour}"/>',
             f'<line x1="{goal:.1f}" x2="{goal:.1f}" y1="{y}" y2="{y + 26}" stroke="#222222" '
             'stroke-width="2"/>',
-            f'<text x="{left + bar + 8:.1f}" y="{y + 17}">{one.ratio:.1f}×</text>',
+            f'<text x="{beside:.1f}" y="{y + 17}">{one.ratio:.1f}×</text>',
         ]
     parts.append("</svg>\n")
     return "\n".join(parts)

@@ -3,9 +3,14 @@
 # As root with apt-get only; otherwise what is missing is said in one line.
 set -euo pipefail
 common="busybox-static iproute2 nftables"
+# What a purpose cannot do without, and peers whose tests are skipped where they are not.
+welcome=
 case ${1:-test} in
   demo) wanted=$common ;;
-  test) wanted="$common docker.io iptables runc crun util-linux skopeo strace" ;;
+  test)
+    wanted="$common docker.io iptables runc util-linux procps openssl"
+    welcome="crun skopeo strace podman docker-registry criu fuse-overlayfs dmsetup"
+    ;;
   bench) wanted="$common docker.io iptables" ;;
   cgroup2) wanted="$common docker.io iptables user-mode-linux" ;;
   *) echo "packages: unknown purpose: $1" >&2; exit 2 ;;
@@ -19,15 +24,22 @@ program() {
     nftables) command -v nft ;;
     user-mode-linux) command -v linux.uml ;;
     util-linux) command -v nsenter && command -v setsid ;;
+    procps) command -v ps ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1
 }
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-missing=
-for package in $wanted; do program "$package" || missing+=" $package"; done
-[ -z "$missing" ] && exit 0
+absent() {
+  local package
+  for package in "$@"; do program "$package" || echo "$package"; done | xargs
+}
+missing=$(absent $wanted)
+peers=$(absent $welcome)
+[ -z "$missing$peers" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "packages: missing:$missing (not root or no apt-get, so they can't be installed)" >&2
+  [ -z "$peers" ] || echo "packages: not here, their tests are skipped: $peers" >&2
+  [ -z "$missing" ] && exit 0
+  echo "packages: missing: $missing (not root or no apt-get, so they can't be installed)" >&2
   exit 1
 fi
 # Installing docker.io would start an engine; what we need are its programs.
@@ -39,8 +51,17 @@ if [ ! -e $policy ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 quiet="-qq -o=Dpkg::Use-Pty=0"
-install() { apt-get install $quiet -y --no-install-recommends $missing >/dev/null; }
-install 2>/dev/null || { apt-get update $quiet >/dev/null && install; } || {
-  echo "packages: apt-get could not install:$missing" >&2
-  exit 1
+updated=
+install() {
+  apt-get install $quiet -y --no-install-recommends "$@" >/dev/null 2>&1 && return
+  [ -z "$updated" ] || return 1
+  updated=yes
+  apt-get update $quiet >/dev/null 2>&1
+  apt-get install $quiet -y --no-install-recommends "$@" >/dev/null 2>&1
 }
+if [ -n "$missing" ]; then
+  install $missing || { echo "packages: apt-get could not install: $missing" >&2; exit 1; }
+fi
+for peer in $peers; do
+  install "$peer" || echo "packages: apt-get has no $peer: its tests are skipped" >&2
+done
