@@ -108,7 +108,8 @@ async def _plan_default6(settings: NetworkSettings, ipam: DefaultIpam) -> IpamPo
     if settings.bip6:
         interface = ip_interface(settings.bip6)
         subnet, gateway = str(interface.network), str(interface.ip)
-    lease = await ipam.request_pool(subnet, v6=True)
+    ranges = settings.fixed_cidr_v6 if settings.bip6 else ""
+    lease = await ipam.request_pool(subnet, ranges, v6=True)
     gateway = gateway or str(ip_network(lease.subnet)[1])
     await ipam.request_address(lease.id, gateway)
     router = _router(settings.default_gateway_v6, lease.subnet)
@@ -116,7 +117,6 @@ async def _plan_default6(settings: NetworkSettings, ipam: DefaultIpam) -> IpamPo
     if router and router != gateway:
         await ipam.request_address(lease.id, router)
         aux = {"DefaultGatewayIPv6": router}
-    ranges = settings.fixed_cidr_v6 if settings.bip6 else ""
     return IpamPool(lease.subnet, ranges, gateway, aux, lease.id)
 
 

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from tests.support.machine import Machine
+
+
+@pytest.fixture
+def needs_nftables() -> None:
+    """For tests that look into our nftables tables: skips on kernels without its NAT."""
+    if not _has_nftables():
+        pytest.skip("this kernel has no nftables NAT in inet tables")
+
+
+@cache
+def _has_nftables() -> bool:
+    machine = Machine()
+    try:
+        machine.start()
+        machine.host.run(
+            "nft", "add table inet t; add chain inet t c { type nat hook output priority 0; }"
+        )
+    except RuntimeError:
+        return False
+    finally:
+        machine.stop()
+    return True
 
 
 @pytest.fixture

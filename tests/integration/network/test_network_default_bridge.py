@@ -49,6 +49,7 @@ def test_a_start_from_the_pool_asks_the_kernel_for_nothing(machine: Machine) -> 
     with_networks(machine, body)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_publishing_ports_is_one_request_to_the_kernel(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         await networks.ready()
@@ -166,6 +167,7 @@ def test_ports_in_use_are_noticed(machine: Machine) -> None:
     with_networks(machine, body)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_a_range_is_one_element_and_all_its_ports_work(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         same = {f"{n}/tcp": [("", str(n))] for n in range(8000, 8100)}
@@ -326,6 +328,7 @@ def test_a_restarted_daemon_takes_running_containers_over(machine: Machine) -> N
     on_host(machine, first)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_another_tool_flushes_the_firewall(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         bindings = publish(("80/tcp", ("", "8080")))
@@ -342,6 +345,7 @@ def test_another_tool_flushes_the_firewall(machine: Machine) -> None:
     with_networks(machine, body)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_a_users_own_rules_are_kept(machine: Machine) -> None:
     store = MemoryNetworkStore()
 
@@ -359,6 +363,7 @@ def test_a_users_own_rules_are_kept(machine: Machine) -> None:
     with_networks(machine, check, store=store)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_a_dropping_forward_policy_of_another_engine(machine: Machine) -> None:
     machine.host.run("iptables", "-P", "FORWARD", "DROP")
 

@@ -180,6 +180,7 @@ def test_internal_networks_ask_nobody_outside(machine: Machine, tmp_path: object
     with_networks(machine, body, replace(SETTINGS, resolv_conf=conf))
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_a_container_may_serve_dns_itself(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         await networks.create({"Name": "back"})
@@ -196,6 +197,7 @@ def test_a_container_may_serve_dns_itself(machine: Machine) -> None:
     with_networks(machine, body)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_names_are_back_after_a_restart(machine: Machine) -> None:
     store = MemoryNetworkStore()
 

@@ -21,7 +21,7 @@ from gantry.network.remote import RemoteDriver
 from gantry.network.vlan import VlanDriver
 from gantry.testing.network import driver_contract, record
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("needs_nftables")]
 
 POOLS = (IpamPool("10.55.0.0/24", pool_id="10.55.0.0/24"),)
 

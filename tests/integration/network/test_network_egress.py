@@ -28,7 +28,7 @@ from gantry.model.network import EndpointConfig
 from gantry.network.service import Networks
 from gantry.testing.network import MemoryNetworkStore
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("needs_nftables")]
 
 OPTION = "gantry.egress.allow"
 OTHER = "203.0.113.5"  # what the LAN's DNS server says example.org is

@@ -38,6 +38,8 @@ BACKENDS = [
 
 @pytest.fixture(params=BACKENDS)
 def settings(request: pytest.FixtureRequest) -> NetworkSettings:
+    if request.param != "iptables-legacy":
+        request.getfixturevalue("needs_nftables")
     return replace(SETTINGS, firewall_backend=str(request.param))
 
 
@@ -174,6 +176,7 @@ def test_restored_after_another_tool_flushed_it(
     with_networks(machine, body, settings)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 @pytest.mark.parametrize(
     "command",
     [
@@ -193,6 +196,7 @@ def test_even_parts_of_it_are_missed(machine: Machine, command: str) -> None:
     with_networks(machine, body)
 
 
+@pytest.mark.usefixtures("needs_nftables")
 def test_nobody_has_to_ask_for_the_check(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         await networks.ready()
