@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from gantry.archive.errors import ArchiveError
 from gantry.archive.reader import Source
 
-CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 19
 """Bytes a decompressed piece has at most: what a bomb can take of memory at once."""
 _XZ_MEMORY: Final = 256 << 20
 

@@ -19,7 +19,7 @@ from gantry.archive.compression import Compression, decompress
 from gantry.archive.reader import Source, TarReader
 from gantry.model.snapshot import Flavour
 
-_READ: Final = 1 << 20
+_READ: Final = 1 << 18
 _AHEAD: Final = 4
 
 

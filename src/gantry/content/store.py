@@ -33,6 +33,8 @@ from gantry.oci.image_digest import is_digest
 _LAYOUT: Final = b'{"imageLayoutVersion": "1.0.0"}'
 _INDEX: Final = b'{"schemaVersion":2,"manifests":[]}'
 _READ: Final = 1 << 20
+_VECTORS: Final = 512
+"""Pieces one pwritev(2) takes (IOV_MAX is 1024)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,14 @@ class Writer:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append. System when the disk cannot take it."""
-        self._hash.update(data)
-        view = memoryview(data)
+        self.write_all([data])
+
+    def write_all(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append several, without putting them together first."""
+        for piece in pieces:
+            self._hash.update(piece)
         try:
-            while view:
-                done = os.pwrite(self.fd, view, self.offset)
-                self.offset += done
-                view = view[done:]
+            self.offset = write_at(self.fd, pieces, self.offset)
         except OSError as error:
             raise System(f"cannot write {self._folder}: {error}") from error
 
@@ -183,6 +186,19 @@ class Writer:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def write_at(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+    """Write all of `pieces` one after the other from `offset`; where they end. OSError."""
+    left = list(pieces)
+    while left:
+        done = os.pwritev(fd, left[:_VECTORS], offset)
+        offset += done
+        while left and done >= len(left[0]):
+            done -= len(left.pop(0))
+        if done:
+            left[0] = memoryview(left[0])[done:]
+    return offset
 
 
 def _read_missing(folder: str) -> list[tuple[int, int]] | None:

@@ -28,6 +28,7 @@ from gantry.content.store import ContentStore, Writer
 from gantry.images import messages
 from gantry.images.bridge import Inlet, consume
 from gantry.images.layers import LayerBlob, Pending
+from gantry.images.memory import release
 from gantry.images.messages import Message
 from gantry.images.platforms import HOST, choose
 from gantry.images.registrar import LayerDescriptor, Registrar
@@ -132,6 +133,7 @@ class Loader:
                     yield message
         finally:
             await self._drop(archive)
+            release()
 
     # ---- reading, in a thread
 

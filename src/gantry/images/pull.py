@@ -16,6 +16,7 @@ from typing import Final
 
 from gantry.images import messages
 from gantry.images.layers import LayerBlob
+from gantry.images.memory import release
 from gantry.images.messages import Message
 from gantry.images.platforms import HOST, Wanted, choose, matches, parse_platform
 from gantry.images.registrar import LayerDescriptor, Registrar
@@ -99,6 +100,7 @@ class Puller:
                 raise error
         finally:
             await tasks.aclose()
+            release()
 
     async def _pull(
         self, reference: Reference, wanted: Wanted | None, credentials: Credentials, say: Say

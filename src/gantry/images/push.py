@@ -15,6 +15,7 @@ from typing import Final
 from gantry.content.store import ContentStore
 from gantry.images import messages
 from gantry.images.bridge import off_loop
+from gantry.images.memory import release
 from gantry.images.messages import Message
 from gantry.images.registrar import Registrar
 from gantry.ipc.owner import TaskOwner
@@ -76,6 +77,7 @@ class Pusher:
                 raise error
         finally:
             await tasks.aclose()
+            release()
 
     async def _push(
         self, reference: Reference, credentials: Credentials, say: Say

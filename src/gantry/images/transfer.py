@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gantry.content.store import ContentStore, Writer
+from gantry.content.store import ContentStore, Writer, write_at
 from gantry.images.bridge import off_loop
 from gantry.images.layers import Layers, Pending
 from gantry.ipc.owner import TaskOwner
@@ -32,7 +31,7 @@ DOWNLOADING: Final = "Downloading"
 VERIFYING: Final = "Verifying Checksum"
 COMPLETE: Final = "Download complete"
 
-_PIECE: Final = 1 << 20
+_PIECE: Final = 1 << 19
 _SPLIT: Final = 64 << 20
 """Bytes from which a blob is fetched in ranges."""
 _RANGES: Final = 4
@@ -299,21 +298,21 @@ class _Fetch:
                 waiting.append(piece)
                 size += len(piece)
                 if size >= _PIECE:
-                    await self._put(span, b"".join(waiting), whole)
+                    await self._put(span, waiting, size, whole)
                     waiting, size = [], 0
                 if span.position + size >= span.end:
                     break
         finally:
             if waiting:  # also when the connection broke: the next try goes on from here
-                await self._put(span, b"".join(waiting), whole)
+                await self._put(span, waiting, size, whole)
 
-    async def _put(self, span: Span, data: bytes, whole: bool) -> None:
+    async def _put(self, span: Span, pieces: list[bytes], size: int, whole: bool) -> None:
         writer = self._writer
         if whole and span.position == writer.offset:
-            await off_loop(writer.write, data)
+            await off_loop(writer.write_all, pieces)
         else:
-            await off_loop(_pwrite, writer.fd, data, span.position)
-        span.position += len(data)
+            await off_loop(_pwrite, writer.fd, pieces, span.position)
+        span.position += size
         if whole and span.position > writer.offset:
             await off_loop(writer.catch_up, span.position)
         self._transfer.current = self.there()
@@ -359,12 +358,8 @@ class _NoRanges(Exception):
     """The registry sends whole blobs only."""
 
 
-def _pwrite(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _pwrite(fd: int, pieces: list[bytes], offset: int) -> None:
     try:
-        while view:
-            done = os.pwrite(fd, view, offset)
-            offset += done
-            view = view[done:]
+        write_at(fd, pieces, offset)
     except OSError as error:
         raise System(f"cannot write blob: {error}") from error

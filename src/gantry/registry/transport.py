@@ -171,7 +171,7 @@ class Transport:
             session = self._sessions[key] = aiohttp.ClientSession(
                 connector=connector,
                 auto_decompress=False,
-                read_bufsize=1 << 20,
+                read_bufsize=1 << 18,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Content-Type",),
                 headers={"Accept-Encoding": "identity"},
