@@ -171,7 +171,9 @@ class Engine:
                 events.publish("network", action, name, attributes)
 
             networks = Networks(
-                network_settings(options), SqliteNetworkStore(database), on_event=network_event
+                replace(network_settings(options), owner=engine_id(settings.data_root)[:8]),
+                SqliteNetworkStore(database),
+                on_event=network_event,
             )
             undo.push_async_callback(networks.aclose)
             await networks.start()
@@ -333,9 +335,8 @@ def network_settings(options: Options) -> NetworkSettings:
         for pool in options.items("default-address-pools")
         if isinstance(pool, dict)
     )
-    bridge = options.text("bridge")
     return NetworkSettings(
-        bridge=bridge,
+        bridge=options.text("bridge"),
         bip=options.text("bip"),
         bip6=options.text("bip6"),
         fixed_cidr=options.text("fixed-cidr"),
@@ -363,7 +364,6 @@ def network_settings(options: Options) -> NetworkSettings:
             if isinstance(table, dict)
         ),
         firewall_backend=options.text("firewall-backend"),
-        table=f"gantry-{bridge}" if bridge not in ("", "none", "docker0", "gantry0") else "gantry",
     )
 
 

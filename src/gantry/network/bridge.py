@@ -4,8 +4,8 @@ A bridge takes 1,023 ports (BR_MAX_PORTS); a network that gets more endpoints gr
 further bridges, *shards*, joined to the first by a veth pair. Together they are one
 segment; only the first has the gateway's address.
 
-Every device of ours carries the alias "gantry:<network id>" (`ip link show`): that is
-how a restarted daemon tells its own from others'.
+Every device of ours carries the alias "gantry:<owner>:<network id>" (`ip link show`):
+that is how a restarted daemon tells its own from others', other gantryds' too.
 """
 
 from __future__ import annotations
@@ -117,6 +117,11 @@ class _Device:
     ports: list[int] = field(default_factory=list)
 
 
+def alias_prefix(owner: str) -> str:
+    """How the aliases of devices begin that the engine `owner` made."""
+    return f"{ALIAS}{owner}:"
+
+
 def bridge_name(record: NetworkRecord) -> str:
     return record.options.get(NAME) or f"br-{record.id[:12]}"
 
@@ -130,8 +135,15 @@ class BridgeDriver:
     name = "bridge"
 
     def __init__(
-        self, namespaces: Namespaces, firewall: Firewall | None, *, mtu: int = 0, shard: int = SHARD
+        self,
+        namespaces: Namespaces,
+        firewall: Firewall | None,
+        *,
+        mtu: int = 0,
+        shard: int = SHARD,
+        owner: str = "",
     ) -> None:
+        self._alias = alias_prefix(owner)
         self._namespaces = namespaces
         self._firewall = firewall
         self._mtu = mtu
@@ -260,7 +272,7 @@ class BridgeDriver:
         """Remove veths in our bridges whose names are not in `known`, and bridges of ours
         that are no network's."""
         masters = {index for device in self._devices.values() for index in device.indexes}
-        aliases = {ALIAS + network_id for network_id in self._devices}
+        aliases = {self._alias + network_id for network_id in self._devices}
 
         def sweep() -> None:
             host = self._namespaces.host
@@ -268,7 +280,7 @@ class BridgeDriver:
                 link.index
                 for link in netlink.links(host)
                 if (link.master in masters and link.name not in known and not link.alias)
-                or (link.alias.startswith(ALIAS) and link.alias not in aliases)
+                or (link.alias.startswith(self._alias) and link.alias not in aliases)
             ]
             host.batch(netlink.delete_link(index) for index in stale)
 
@@ -328,8 +340,9 @@ class BridgeDriver:
         found = netlink.link(host, name)
         if found is not None and found.kind != "bridge":
             raise Forbidden(f"cannot use {name}: it exists and is not a bridge")
-        if found is not None and not found.alias.startswith(ALIAS) and NAME not in record.options:
-            raise Forbidden(f"cannot use {name}: a device of that name is not gantry's")
+        ours = found is None or found.alias.startswith(self._alias)
+        if not ours and NAME not in record.options:
+            raise Forbidden(f"cannot use {name}: a device of that name is not this engine's")
         made = found is None
         if found is None:
             host.do(_new_bridge(name, device.options.mtu or self._mtu))
@@ -345,7 +358,7 @@ class BridgeDriver:
         others = sorted(
             (link.name, link.index)
             for link in (() if made else netlink.links(host))
-            if link.kind == "bridge" and link.alias == ALIAS + record.id and link.name != name
+            if link.kind == "bridge" and link.alias == self._alias + record.id and link.name != name
         )
         device.names = [name, *(other for other, _ in others)]
         device.indexes = [found.index, *(index for _, index in others)]
@@ -364,7 +377,7 @@ class BridgeDriver:
         # bridge and must be allowed onto it. The firewall keeps the other way shut.
         sysctl(f"net.ipv4.conf.{name}.route_localnet", "1")
         ours = made or link.alias.startswith(ALIAS)
-        messages = [netlink.set_alias(name, ALIAS + record.id)] if ours else []
+        messages = [netlink.set_alias(name, self._alias + record.id)] if ours else []
         for pool in record.ipam:
             version6 = ":" in pool.subnet
             isolated = record.internal and (options.mode6 if version6 else options.mode4) == (
@@ -390,7 +403,7 @@ class BridgeDriver:
         number = len(device.names)
         name = f"bs{number}-{record.id[: 12 - len(str(number))]}"
         mtu = device.options.mtu or self._mtu
-        host.batch((_new_bridge(name, mtu), netlink.set_alias(name, ALIAS + record.id)))
+        host.batch((_new_bridge(name, mtu), netlink.set_alias(name, self._alias + record.id)))
         found = netlink.link(host, name)
         assert found is not None
         try:
@@ -402,8 +415,8 @@ class BridgeDriver:
                         here, there, self._namespaces.home, master=found.index, mtu=mtu
                     ),
                     netlink.set_link(0, by_name=there, master=device.indexes[0], up=True),
-                    netlink.set_alias(here, ALIAS + record.id),
-                    netlink.set_alias(there, ALIAS + record.id),
+                    netlink.set_alias(here, self._alias + record.id),
+                    netlink.set_alias(there, self._alias + record.id),
                     netlink.set_link(found.index, up=True),
                 )
             )
@@ -418,7 +431,7 @@ class BridgeDriver:
     def _unmake(self, record: NetworkRecord) -> None:
         """Everything of the network ends at once but the devices, which lose their names."""
         host = self._namespaces.host
-        ours = [link for link in netlink.links(host) if link.alias == ALIAS + record.id]
+        ours = [link for link in netlink.links(host) if link.alias == self._alias + record.id]
         messages: list[netlink.Message] = []
         for link in ours:
             if link.kind == "bridge":
@@ -451,15 +464,23 @@ def _new_bridge(name: str, mtu: int) -> netlink.Message:
     return netlink.add_link(name, "bridge", mac=interfaces.random_mac(), mtu=mtu)
 
 
-def choose_bridge_name(namespaces: Namespaces, wanted: str) -> str:
-    """docker0, or gantry0 where somebody else's docker0 is; a name that was asked for
-    stays. Runs on the worker."""
-    if wanted:
-        return wanted
-    found = netlink.link(namespaces.host, "docker0")
-    if found is None or found.alias.startswith(ALIAS):
-        return "docker0"
-    return "gantry0"
+def free_name(sock: netlink.Socket, owner: str) -> tuple[str, bool]:
+    """docker0, or gantry0 (1, ...) where somebody else's docker0 is; and whether one of
+    those that were passed over is another gantryd's. One of those that has no ports is
+    left over: an engine that runs has sandboxes made ahead in its bridge."""
+    links = netlink.links(sock)
+    named = {link.name: link for link in links}
+    used = {link.master for link in links}
+    others = False
+    for name in ("docker0", *(f"gantry{number}" for number in range(1000))):
+        found = named.get(name)
+        if found is None or found.alias.startswith(alias_prefix(owner)):
+            return name, others
+        if found.alias.startswith(ALIAS):
+            if found.index not in used:
+                return name, others
+            others = True
+    raise System("there is no free name for the default bridge")
 
 
 def existing_address(namespaces: Namespaces, bridge: str) -> str:

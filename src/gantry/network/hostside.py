@@ -6,17 +6,30 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 
 from gantry.model.errors import InvalidParameter
 from gantry.model.network import IpamPool, NetworkRecord
-from gantry.network import bridge, coexist, drivers, interfaces, resolution
+from gantry.network import bridge, coexist, drivers, interfaces, netlink, resolution
 from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam
 from gantry.network.netns import Namespaces
 from gantry.network.nft import physical_interfaces
 from gantry.network.settings import NetworkSettings
+
+
+def place(settings: NetworkSettings) -> NetworkSettings:
+    """The settings with names for the default bridge and the table that are free here, or
+    were this engine's before."""
+    found, others = settings.bridge, False
+    if not found:
+        with netlink.Socket() as sock:
+            found, others = bridge.free_name(sock, settings.owner)
+    common = found in ("none", "docker0", "gantry0") and not others
+    table = settings.table or ("gantry" if common else f"gantry-{found}")
+    return replace(settings, bridge=found, table=table)
 
 
 def forward(settings: NetworkSettings) -> Sequence[str]:
@@ -80,7 +93,7 @@ async def plan_default(
 ) -> tuple[str, tuple[IpamPool, ...]]:
     """The default bridge's device and its pools, leased. bip, then the address the device
     has, then what it had before, then a free subnet."""
-    name = await namespaces.run(partial(bridge.choose_bridge_name, namespaces, settings.bridge))
+    name = settings.bridge
     present = await namespaces.run(partial(bridge.existing_address, namespaces, name))
     before = next((p for p in known.ipam if ":" not in p.subnet), None) if known else None
     exclude = await namespaces.run(partial(reserved_subnets, namespaces, settings.resolv_conf))

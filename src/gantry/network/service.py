@@ -86,6 +86,7 @@ class Networks:
         on_event: OnEvent | None = None,
     ) -> None:
         """firewall: another backend than the one that the settings name (tests)."""
+        settings = hostside.place(settings)
         self._settings = settings
         self._store = store
         self._on_event = on_event
@@ -98,15 +99,17 @@ class Networks:
             )
         self._catalog = Catalog()
         self._locks: dict[str, asyncio.Lock] = {}
-        self._bridges = BridgeDriver(self._namespaces, self._firewall, mtu=settings.mtu)
+        self._bridges = BridgeDriver(
+            self._namespaces, self._firewall, mtu=settings.mtu, owner=settings.owner
+        )
         self._drivers: dict[str, Driver] = {
             driver.name: driver
             for driver in (
                 self._bridges,
                 NullDriver("host"),
                 NullDriver("null"),
-                VlanDriver("macvlan", self._namespaces),
-                VlanDriver("ipvlan", self._namespaces),
+                VlanDriver("macvlan", self._namespaces, settings.owner),
+                VlanDriver("ipvlan", self._namespaces, settings.owner),
             )
         }
         pools = list(settings.default_address_pools)

@@ -20,7 +20,9 @@ class NetworkSettings:
     """Names follow daemon.json, with underscores.
 
     bridge: the default bridge's name, "" for docker0 (gantry0 where a docker0 is not
-        ours), "none" for no default network. table: our nftables table.
+        ours), "none" for no default network. table: our nftables table, "" for "gantry"
+        (or, beside another gantryd, one named after the bridge).
+    owner: what tells this engine's devices from another gantryd's.
     default_address_pools: (base, prefix length of each network cut from it).
     audit_dir: where egress policies' audit logs are written, "": they are not.
     plugin_dirs: where plugins' sockets are, then where their files are.
@@ -53,7 +55,8 @@ class NetworkSettings:
     default_address_pools: tuple[tuple[str, int], ...] = DEFAULT_POOLS
     default_network_opts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     firewall_backend: str = ""
-    table: str = "gantry"
+    table: str = ""
+    owner: str = ""
     pool_size: int = 6
     timeout_dns: float = 4.0
     firewall_poll: float = 2.0

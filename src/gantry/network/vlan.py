@@ -16,7 +16,7 @@ from functools import partial
 from gantry.model.errors import InvalidParameter, System
 from gantry.model.network import EndpointState, NetworkRecord
 from gantry.network import interfaces, netlink
-from gantry.network.bridge import ALIAS
+from gantry.network.bridge import alias_prefix
 from gantry.network.drivers import Attached, Traits, Wanted
 from gantry.network.interfaces import Interface
 from gantry.network.netns import Namespaces
@@ -31,8 +31,9 @@ _MACVLAN_MODE, _IPVLAN_MODE, _IPVLAN_FLAGS, _VLAN_ID = 1, 1, 2, 1
 class VlanDriver:
     """See the module. kind: "macvlan" or "ipvlan"."""
 
-    def __init__(self, kind: str, namespaces: Namespaces) -> None:
+    def __init__(self, kind: str, namespaces: Namespaces, owner: str = "") -> None:
         self.name = kind
+        self._alias = alias_prefix(owner)
         self._namespaces = namespaces
 
     async def traits(self, record: NetworkRecord) -> Traits:
@@ -201,7 +202,7 @@ class VlanDriver:
             host.do(netlink.add_link(name, "vlan", data=data, parent=found.index))
         host.batch(
             (
-                netlink.set_alias(name, ALIAS + record.id),
+                netlink.set_alias(name, self._alias + record.id),
                 netlink.set_link(0, by_name=name, up=True),
             )
         )
@@ -209,7 +210,7 @@ class VlanDriver:
     def _unmake_parent(self, record: NetworkRecord) -> None:
         """The parent goes if it is ours and nobody else uses it."""
         found = netlink.link(self._namespaces.host, _parent_name(record))
-        if found is None or not found.alias.startswith(ALIAS):
+        if found is None or not found.alias.startswith(self._alias):
             return
         users = [
             link

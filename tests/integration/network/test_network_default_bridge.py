@@ -401,3 +401,39 @@ def test_without_a_userland_proxy(machine: Machine) -> None:
             assert await refused(None, "::1", 8080)
 
     with_networks(machine, body, replace(SETTINGS, userland_proxy=False))
+
+
+def test_two_engines_side_by_side(machine: Machine) -> None:
+    """Neither takes the other's bridges for its own left-overs, nor its table."""
+
+    async def body() -> None:
+        first = Networks(replace(SETTINGS, owner="aaaa"), MemoryNetworkStore())
+        await first.start()
+        await first.settle()
+        await first.ready()
+        await first.create({"Name": "mine"})
+        second = Networks(replace(SETTINGS, owner="bbbb"), MemoryNetworkStore())
+        await second.start()
+        await second.settle()
+        try:
+            assert (first.default_bridge, second.default_bridge) == ("docker0", "gantry0")
+            sandbox = await first.allocate(request("one", mode="mine"))
+            other = await second.allocate(request("two"))
+            with tcp_server(sandbox, 80), tcp_server(other, 80):
+                own = sandbox.endpoints["mine"].ip
+                assert await ask(None, own, 80) == f"{machine_gateway(own)} one"
+                theirs = other.endpoints["bridge"].ip
+                assert await ask(None, theirs, 80) == f"{machine_gateway(theirs)} two"
+            assert await first.check_firewall()
+            await second.remove_all()
+        finally:
+            await second.aclose()
+            await first.aclose()
+        assert "docker0" in machine.host.run("ip", "-o", "link")
+
+    on_host(machine, body)
+
+
+def machine_gateway(address: str) -> str:
+    """The first address of a /16 that `address` is in."""
+    return ".".join([*address.split(".")[:2], "0", "1"])
