@@ -77,6 +77,7 @@ COMMANDS: dict[str, str] = {
     "network ls": "networks:NETWORK_LS",
     "network prune": "prune:NETWORK_PRUNE",
     "network rm": "networks:NETWORK_RM",
+    "registry serve": "registry:SERVE",
     **{f"system {name}": place for name, place in _SYSTEM.items()},
     "system df": "prune:DF",
     "system prune": "prune:SYSTEM_PRUNE",
@@ -106,6 +107,7 @@ GROUPS: dict[str, str] = {
     "context": "Manage contexts",
     "image": "Manage images",
     "network": "Manage networks",
+    "registry": "Serve images to others",
     "system": "Manage the engine",
     "volume": "Manage volumes",
 }

@@ -15,8 +15,10 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gantry.content.store import ContentStore
+from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import GantryError, InvalidParameter
 from gantry.registry.auth import Credentials
 from gantry.registry.client import RegistryClient
@@ -25,6 +27,11 @@ from gantry.registry.server.app import Registry, make_app
 from gantry.registry.server.proxy import Upstream
 from gantry.registry.server.repositories import Repositories
 from gantry.registry.settings import parse_settings
+
+_log = logging.getLogger(__name__)
+
+_COLLECT: Final = 3600.0
+"""Seconds between two searches for what no repository needs any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,7 @@ async def served(options: Options) -> AsyncIterator[str]:
         options.root, content, access=access, upstream=upstream if options.proxy else None
     )
     await registry.recover()
+    tasks = TaskOwner("registry")
     tls = None
     if options.tls_certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -115,10 +123,21 @@ async def served(options: Options) -> AsyncIterator[str]:
         except OSError as error:
             raise InvalidParameter(f"cannot listen on {options.listen}: {error}") from error
         [address, *_] = runner.addresses
+        tasks.spawn(_collecting(registry), "collect")
         yield f"{address[0]}:{address[1]}"
     finally:
+        await tasks.aclose()
         await runner.cleanup()
         await registry.aclose()
+
+
+async def _collecting(registry: Registry) -> None:
+    while True:
+        await asyncio.sleep(_COLLECT)
+        try:
+            await registry.collect()
+        except (GantryError, OSError) as error:
+            _log.warning("cannot clean up: %s", error)
 
 
 async def _run(options: Options) -> None:

@@ -94,7 +94,22 @@ class Registry:
     async def recover(self) -> None:
         """Delete what no repository refers to and uploads that nobody goes on with. For
         start-up, before anything is served."""
-        await asyncio.to_thread(self._collect)
+        await asyncio.to_thread(self.blobs.clean_ingests, keep_seconds=_IDLE)
+        await self.collect()
+
+    async def collect(self) -> int:
+        """Delete blobs that no repository refers to and abandoned uploads, also while requests
+        are served; how many blobs went. What is being pushed is not touched: a repository
+        refers to a blob before it is in its place."""
+        await asyncio.to_thread(self._uploads.purge, _IDLE)
+        gone = 0
+        for digest in await asyncio.to_thread(self._unused):
+            # Asked again, and deleted, without giving way to a request that mounts it.
+            if not self.repositories.refers(digest):
+                self.blobs.delete(digest)
+                gone += 1
+            await asyncio.sleep(0)
+        return gone
 
     async def aclose(self) -> None:
         self._uploads.close()
@@ -202,12 +217,10 @@ class Registry:
             raise ProtocolError("BLOB_UNKNOWN", digest)
         return web.Response(status=202, headers={"Docker-Content-Digest": digest})
 
-    def _collect(self) -> None:
-        self.blobs.clean_ingests(keep_seconds=_IDLE)
+    def _unused(self) -> list[str]:
+        here = [blob.digest for blob in self.blobs.walk()]
         used = self.repositories.used()
-        for blob in list(self.blobs.walk()):
-            if blob.digest not in used:
-                self.blobs.delete(blob.digest)
+        return [digest for digest in here if digest not in used]
 
 
 def make_app(registry: Registry) -> web.Application:

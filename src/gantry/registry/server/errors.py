@@ -15,6 +15,7 @@ _STATUS: Final = {
     "MANIFEST_BLOB_UNKNOWN": (400, "manifest references a blob unknown to registry"),
     "MANIFEST_INVALID": (400, "manifest invalid"),
     "MANIFEST_UNKNOWN": (404, "manifest unknown"),
+    "MANIFEST_TOO_LARGE": (413, "manifest too large"),
     "NAME_INVALID": (400, "invalid repository name"),
     "NAME_UNKNOWN": (404, "repository name not known to registry"),
     "SIZE_INVALID": (400, "provided length did not match content length"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gantry.model.errors import InvalidParameter, NotFound
 from gantry.oci.image import (
@@ -25,6 +27,8 @@ from gantry.registry.server.ports import BlobStore
 from gantry.registry.server.repositories import Repositories
 
 _INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
+_TAGS: Final = 100
+"""Tags at most that one request can set."""
 
 Fetch = Callable[[str, str], Awaitable[None]]
 """(repository, tag or digest): have it here, if it can be had."""
@@ -61,31 +65,34 @@ class Manifests:
         async for piece in request.content.iter_any():
             data += piece
             if len(data) > MAX_DOCUMENT:
-                raise ProtocolError("MANIFEST_INVALID", "manifest too large")
+                raise ProtocolError("MANIFEST_TOO_LARGE", {"limit": MAX_DOCUMENT})
         raw = bytes(data)
         media_type, subject = self._check_manifest(name, request, raw)
         algorithm = reference.partition(":")[0] if is_digest(reference) else "sha256"
         digest = f"{algorithm}:{hashlib.new(algorithm, raw).hexdigest()}"
-        if ":" in reference:
-            if reference != digest:
-                raise ProtocolError("DIGEST_INVALID", reference)
-        elif not TAG.fullmatch(reference):
-            raise ProtocolError("TAG_INVALID", reference)
+        if ":" in reference and reference != digest:
+            raise ProtocolError("DIGEST_INVALID", reference)
+        tags = request.query.getall("tag", []) if reference == digest else [reference]
+        for tag in tags[:_TAGS]:
+            if not TAG.fullmatch(tag):
+                raise ProtocolError("TAG_INVALID", tag)
         self._repositories.add_manifest(name, digest, media_type)
-        writer = self._blobs.writer(algorithm=algorithm)
-        writer.write(raw)
-        writer.commit(digest)
-        headers = {
-            "Location": f"/v2/{name}/manifests/{digest}",
-            "Docker-Content-Digest": digest,
-        }
+        await asyncio.to_thread(self._store, raw, algorithm, digest)
+        headers = CIMultiDict(
+            {
+                "Location": f"/v2/{name}/manifests/{digest}",
+                "Docker-Content-Digest": digest,
+            }
+        )
         if subject:
             self._repositories.add_referrer(
                 name, subject, digest, _descriptor(raw, digest, media_type)
             )
             headers["OCI-Subject"] = subject
-        if reference != digest:
-            self._repositories.set_tag(name, reference, digest)
+        for tag in tags[:_TAGS]:
+            self._repositories.set_tag(name, tag, digest)
+            if reference == digest:
+                headers.add("OCI-Tag", tag)
         return web.Response(status=201, headers=headers)
 
     async def delete(self, request: web.Request, name: str, reference: str) -> web.Response:
@@ -96,6 +103,11 @@ class Manifests:
         if not gone:
             raise ProtocolError("MANIFEST_UNKNOWN", {"name": name, "reference": reference})
         return web.Response(status=202)
+
+    def _store(self, raw: bytes, algorithm: str, digest: str) -> None:
+        writer = self._blobs.writer(algorithm=algorithm)
+        writer.write(raw)
+        writer.commit(digest)
 
     def _digest_of(self, name: str, reference: str) -> str | None:
         if is_digest(reference):

@@ -13,6 +13,9 @@ class BlobWriter(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def digest(self) -> str:
+        """Of what was written so far."""
+
     def commit(self, expected: str | None = None, size: int | None = None) -> str:
         """InvalidParameter when it is not what was expected; the data is dropped then."""
 
@@ -34,6 +37,9 @@ class Ingest(Protocol):
 
     @property
     def ref(self) -> str: ...
+
+    @property
+    def mtime_ns(self) -> int: ...
 
 
 class BlobStore(Protocol):

@@ -8,7 +8,7 @@ underscore)::
     _tags/<tag>                   the digest it means
     _referrers/<digest>/<digest>  the descriptor of a manifest whose subject is the first one
 
-Every file is written whole by one rename.
+Every file is written whole by one rename; what is not empty is on the disk before that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from typing import Final
 
@@ -112,9 +111,12 @@ class Repositories:
             found.update(_names(self._file(name, "_manifests")))
         return found
 
-    def drop(self, name: str) -> None:
-        for part in _PARTS:
-            shutil.rmtree(self._file(name, part), ignore_errors=True)
+    def refers(self, digest: str) -> bool:
+        """Whether any repository has this as a blob or a manifest."""
+        return any(
+            self.has_blob(name, digest) or self.manifest_type(name, digest) is not None
+            for name in self.catalog()
+        )
 
     # ---- inside
 
@@ -148,6 +150,9 @@ class Repositories:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             with open(fresh, "x", encoding="utf-8") as file:
                 file.write(text)
+                if text:
+                    file.flush()
+                    os.fdatasync(file.fileno())
             os.rename(fresh, path)
         except OSError as error:
             with contextlib.suppress(OSError):

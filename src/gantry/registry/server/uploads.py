@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
+import time
 from typing import Final
 
 from aiohttp import web
@@ -18,17 +20,23 @@ from gantry.registry.server.repositories import Repositories
 
 _RANGE: Final = re.compile(r"(\d+)-(\d+)")
 _PIECE: Final = 1 << 20
+_OPEN: Final = 64
+"""Uploads that are kept open between two requests; others are opened again when they go on."""
+_SILENCE: Final = 300.0
+"""Seconds of silence after which a client that is sending is given up."""
 
 
 class Uploads:
     """POST, PATCH, PUT, GET, DELETE of /v2/NAME/blobs/uploads/. An upload outlives the process:
-    the store keeps what came, under the upload's name."""
+    the store keeps what came, under the upload's name. Uploads that nobody goes on with cost a
+    file, and no descriptor."""
 
     def __init__(self, blobs: BlobStore, repositories: Repositories) -> None:
         self._blobs = blobs
         self._repositories = repositories
         self._uploads: dict[str, BlobWriter] = {}
         self._busy: set[str] = set()
+        self.silence = _SILENCE
 
     def close(self) -> None:
         for writer in self._uploads.values():
@@ -36,14 +44,19 @@ class Uploads:
             writer.close()
         self._uploads.clear()
 
+    def purge(self, keep_seconds: float) -> None:
+        """Drop uploads of the folder that were not touched for so long. Blocks; may run while
+        others go on: what is open is locked."""
+        for ingest in self._blobs.ingests():
+            parts = ingest.ref.split(" ")
+            old = ingest.mtime_ns / 1e9 < time.time() - keep_seconds
+            if old and parts[0] == "upload" and parts[1] not in self._uploads:
+                with contextlib.suppress(NotFound, Conflict):
+                    self._blobs.resume(ingest.name).abort()
+
     async def start(self, request: web.Request, name: str) -> web.Response:
-        mount, source = request.query.get("mount", ""), request.query.get("from", "")
-        if (
-            is_digest(mount)
-            and re.fullmatch(NAME, source)
-            and self._blobs.size(mount) is not None
-            and self._repositories.has_blob(source, mount)
-        ):
+        mount = request.query.get("mount", "")
+        if mount and self._mountable(mount, request.query.get("from")):
             self._repositories.add_blob(name, mount)
             return self._created(name, mount)
         digest = request.query.get("digest", "")
@@ -54,7 +67,7 @@ class Uploads:
         if algorithm not in ("sha256", "sha512"):
             raise ProtocolError("DIGEST_INVALID", algorithm)
         writer = self._blobs.writer(f"upload {identity} {algorithm} {name}", algorithm=algorithm)
-        self._uploads[identity] = writer
+        self._put(identity, writer)
         if digest:
             await self._receive(request, identity, writer)
             return await self._commit(name, identity, writer, digest)
@@ -83,7 +96,7 @@ class Uploads:
 
     async def cancel(self, request: web.Request, name: str, upload: str) -> web.Response:
         writer = await self._upload(name, upload)
-        del self._uploads[upload]
+        self._uploads.pop(upload, None)
         writer.abort()
         return web.Response(status=204)
 
@@ -94,18 +107,42 @@ class Uploads:
         writer = self._uploads.get(upload)
         if writer is not None:
             return writer
+        with contextlib.suppress(NotFound, Conflict):
+            writer = await asyncio.to_thread(self._resume, name, upload)
+            self._put(upload, writer)
+            return writer
+        raise ProtocolError("BLOB_UPLOAD_UNKNOWN", upload)
+
+    def _resume(self, name: str, upload: str, algorithm: str = "") -> BlobWriter:
+        """Open what the store keeps of an upload; hashed with its own algorithm, if no other is
+        given. Blocks. NotFound, Conflict."""
         for ingest in self._blobs.ingests():
             parts = ingest.ref.split(" ")
             if len(parts) == 4 and parts[0] == "upload" and parts[1] == upload and parts[3] == name:
-                try:
-                    writer = await asyncio.to_thread(
-                        self._blobs.resume, ingest.name, algorithm=parts[2]
-                    )
-                except (NotFound, Conflict):
-                    break
-                self._uploads[upload] = writer
-                return writer
-        raise ProtocolError("BLOB_UPLOAD_UNKNOWN", upload)
+                return self._blobs.resume(ingest.name, algorithm=algorithm or parts[2])
+        raise NotFound(f"upload {upload}: not found")
+
+    def _put(self, upload: str, writer: BlobWriter) -> None:
+        """Keep an upload open; of too many the one that waits longest is closed."""
+        self._uploads[upload] = writer
+        for other in list(self._uploads):
+            if len(self._uploads) <= _OPEN:
+                break
+            if other != upload and other not in self._busy:
+                idle = self._uploads.pop(other)
+                idle.keep()
+                idle.close()
+
+    def _mountable(self, digest: str, source: str | None) -> bool:
+        """Whether a blob can be had from repository `source`, or from any when it is None
+        (distribution-spec, end-11: who may use one repository may use all)."""
+        if not is_digest(digest) or self._blobs.size(digest) is None:
+            return False
+        if source:
+            if not re.fullmatch(NAME, source):
+                return False
+            return self._repositories.has_blob(source, digest)
+        return any(self._repositories.has_blob(one, digest) for one in self._repositories.catalog())
 
     def _check_range(
         self, request: web.Request, name: str, upload: str, writer: BlobWriter
@@ -129,7 +166,7 @@ class Uploads:
         waiting: list[bytes] = []
         size = 0
         try:
-            async for piece in request.content.iter_any():
+            while piece := await self._piece(request):
                 waiting.append(piece)
                 size += len(piece)
                 if size >= _PIECE:
@@ -140,15 +177,29 @@ class Uploads:
         finally:
             self._busy.discard(upload)
 
+    async def _piece(self, request: web.Request) -> bytes:
+        """The next bytes of a body; b"" at its end."""
+        try:
+            async with asyncio.timeout(self.silence):
+                return await request.content.readany()
+        except TimeoutError:
+            raise ProtocolError("BLOB_UPLOAD_INVALID", "nothing came for too long")
+
     async def _write(self, writer: BlobWriter, data: bytes) -> None:
         await asyncio.shield(asyncio.to_thread(writer.write, data))
 
     async def _commit(
         self, name: str, upload: str, writer: BlobWriter, digest: str
     ) -> web.Response:
-        del self._uploads[upload]
+        self._uploads.pop(upload, None)
         self._repositories.add_blob(name, digest)
+        algorithm = digest.partition(":")[0]
         try:
+            if not writer.digest().startswith(f"{algorithm}:"):
+                # The client did not say at the start by which algorithm: read it again.
+                writer.keep()
+                writer.close()
+                writer = await asyncio.to_thread(self._resume, name, upload, algorithm)
             await asyncio.to_thread(writer.commit, digest)
         except InvalidParameter as error:
             if self._blobs.size(digest) is None:
