@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.support.engine import Engine, program  # noqa: E402
 
+from bench import disk  # noqa: E402 - the path comes first
 from bench.report import Result, markdown, number, svg  # noqa: E402 - the path comes first
 from bench.row import Row  # noqa: E402
 
@@ -29,6 +30,13 @@ MODULES = (
     "listing",
     "log_write",
     "log_read",
+    "image_load",
+    "image_save",
+    "image_pull",
+    "image_pull_again",
+    "image_push",
+    "image_listing",
+    "image_memory",
 )
 KINDS = ("dockerd", "gantry")
 
@@ -61,8 +69,9 @@ def about(quick: bool) -> str:
     return (
         f"By `make bench`: {kind}medians, the engines alternating on one machine "
         f"({os.cpu_count()} cores, Linux {platform.release()}, Python "
-        f"{platform.python_version()}; {words}). Each engine has a network namespace and "
-        "scratch roots of its own; the client is the same small program over a unix socket. "
+        f"{platform.python_version()}; {words}). Each engine has a network namespace, scratch "
+        "roots and a file system of its own; the client is the same small program over a unix "
+        "socket. "
         "Memory is the PSS of all the engine's processes: dockerd, containerd and shims; "
         "gantryd, launcher and shims."
     )
@@ -82,6 +91,7 @@ def main() -> int:
     try:
         for engine in engines.values():
             engine.create()
+            disk.give(engine)
             engine.start()
             engine.add_image()
         for row in rows:
