@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -11,10 +10,10 @@ from urllib.parse import urlencode, urlsplit
 from gantry.model.errors import GantryError, InvalidParameter, System, Unauthorized
 from gantry.oci.image_reference import Reference
 from gantry.registry.auth import Credentials
-from gantry.registry.errors import DENIED, UNAUTHORIZED, RegistryError, TransportError
+from gantry.registry.errors import DENIED, UNAUTHORIZED, RegistryError, TransportError, parse
 from gantry.registry.remote import Remote
 from gantry.registry.settings import HUB, INDEX_SERVER, RegistrySettings
-from gantry.registry.transport import Endpoint, Transport
+from gantry.registry.transport import Endpoint, Transport, small
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -111,7 +110,7 @@ class RegistryClient:
         async with self._transport.request(
             endpoint, "GET", "v2/", authorizer=authorizer
         ) as response:
-            await response.read()
+            await small(response)
         return authorizer.refresh_token
 
     async def search(self, term: str, limit: int, credentials: Credentials) -> list[Json]:
@@ -151,14 +150,13 @@ class RegistryClient:
             headers["Authorization"] = credentials.basic
         try:
             async with self._transport.request(endpoint, "GET", query, headers=headers) as response:
-                raw = await response.content.read(4 << 20)
+                raw = await small(response)
         except RegistryError as error:
             raise RegistryError(
                 f"Unexpected status code {error.status}", error.code, error.status
             ) from error
-        try:
-            rows = json.loads(raw).get("results") or []
-        except (ValueError, AttributeError):
+        rows = parse(raw).get("results") or []
+        if not isinstance(rows, list):
             raise RegistryError("error decoding registry search results")
         return [_row(row) for row in rows if isinstance(row, dict)]
 

@@ -11,12 +11,14 @@ import json
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
 from gantry.model.errors import GantryError, NotFound, System, Unauthorized
+from gantry.registry.auth import parse_challenges
 
 UNAUTHORIZED: Final = "UNAUTHORIZED"
 DENIED: Final = "DENIED"
@@ -25,25 +27,48 @@ NAME_UNKNOWN: Final = "NAME_UNKNOWN"
 BLOB_UNKNOWN: Final = "BLOB_UNKNOWN"
 TOO_MANY: Final = "TOOMANYREQUESTS"
 UNSUPPORTED: Final = "UNSUPPORTED"
+UNKNOWN: Final = "UNKNOWN"
 
 _FINAL: Final = frozenset(
     {UNAUTHORIZED, DENIED, NAME_UNKNOWN, BLOB_UNKNOWN, MANIFEST_UNKNOWN, TOO_MANY, UNSUPPORTED}
 )
 _PLAIN: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
-_BY_STATUS: Final = {
-    401: (UNAUTHORIZED, "authentication required"),
-    403: (DENIED, "requested access to the resource is denied"),
-    429: (TOO_MANY, "too many requests"),
+_BY_STATUS: Final = {401: UNAUTHORIZED, 403: DENIED, 429: TOO_MANY}
+_BEARER: Final = {"invalid_token": UNAUTHORIZED, "insufficient_scope": DENIED}
+_MESSAGES: Final = {
+    UNKNOWN: "unknown error",
+    UNSUPPORTED: "The operation is unsupported.",
+    UNAUTHORIZED: "authentication required",
+    DENIED: "requested access to the resource is denied",
+    "UNAVAILABLE": "service unavailable",
+    TOO_MANY: "too many requests",
+    "DIGEST_INVALID": "provided digest did not match uploaded content",
+    "SIZE_INVALID": "provided length did not match content length",
+    "NAME_INVALID": "invalid repository name",
+    "TAG_INVALID": "manifest tag did not match URI",
+    NAME_UNKNOWN: "repository name not known to registry",
+    MANIFEST_UNKNOWN: "manifest unknown",
+    "MANIFEST_INVALID": "manifest invalid",
+    "MANIFEST_UNVERIFIED": "manifest failed signature verification",
+    "MANIFEST_BLOB_UNKNOWN": "blob unknown to registry",
+    BLOB_UNKNOWN: "blob unknown to registry",
+    "BLOB_UPLOAD_UNKNOWN": "blob upload unknown to registry",
+    "BLOB_UPLOAD_INVALID": "blob upload invalid",
+    "PAGINATION_NUMBER_INVALID": "invalid number of results requested",
 }
+_SHOWN: Final = 1000
+"""Bytes of an answer nobody can make sense of that are shown."""
 
 
 class RegistryError(System):
-    """An answer of a registry that is an error. code: "" where it gave none."""
+    """An answer of a registry that is an error. code: "" where it gave none; first: the text of
+    the first error where it gave several."""
 
-    def __init__(self, message: str, code: str = "", status: int = 0) -> None:
+    def __init__(self, message: str, code: str = "", status: int = 0, first: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.status = status
+        self.first = first or message
 
     @property
     def final(self) -> bool:
@@ -61,36 +86,79 @@ class TransportError(System):
         """It did speak HTTP with us over this transport before."""
 
 
-def of_response(status: int, body: bytes) -> RegistryError:
-    """The error in a response (distribution-spec: {"errors": [{code, message, detail}]})."""
+def parse(raw: bytes) -> dict[str, Any]:
+    """A registry's JSON object; an empty one for anything else, however deep or long."""
     try:
-        document = json.loads(body)
-        errors = document.get("errors")
-        if errors is None and isinstance(document.get("details"), str):
-            errors = [{"code": _BY_STATUS.get(status, ("",))[0], "message": document["details"]}]
-        texts: list[str] = []
-        first = ""
-        for error in errors or ():
-            code = str(error.get("code") or "UNKNOWN")
-            message = str(error.get("message") or code.lower().replace("_", " "))
-            texts.append(f"{code.lower().replace('_', ' ')}: {message}")
-            first = first or code.upper()
-        if texts:
-            text = texts[0] if len(texts) == 1 else "errors:\n" + "\n".join(texts) + "\n"
-            return RegistryError(text, first, status)
-    except (ValueError, AttributeError, TypeError):
-        pass
-    if status in _BY_STATUS:
-        code, message = _BY_STATUS[status]
-        return RegistryError(f"{code.lower()}: {message}", code, status)
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    if 400 <= status < 500 and body:
-        shown = body[:200].decode("utf-8", "replace")
-        return RegistryError(f"error parsing HTTP {status} response body: {shown!r}", "", status)
-    return RegistryError(f"received unexpected HTTP status: {status} {phrase}".rstrip(), "", status)
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def of_response(
+    status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> RegistryError:
+    """The error in a response (distribution-spec: {"errors": [{code, message, detail}]}), as
+    distribution's `HandleErrorResponse` reads it."""
+    headers = headers or {}
+    if not 400 <= status < 500:
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        text = f"received unexpected HTTP status: {status} {phrase}".rstrip()
+        return RegistryError(text, "", status)
+    code, text = _in_body(status, body, headers.get("Content-Type", ""))
+    refusal = _refusal(headers.get("WWW-Authenticate", ""))
+    if refusal is None:
+        return RegistryError(text, code, status)
+    texts = [
+        f"{refusal[0].lower()}: {refusal[1]}",
+        *(text.splitlines()[1:] if "\n" in text else [text]),
+    ]
+    return RegistryError("errors:\n" + "\n".join(texts) + "\n", refusal[0], status, texts[0])
+
+
+def _refusal(header: str) -> tuple[str, str] | None:
+    """Code and message of an OAuth error in a challenge (RFC 6750 §3.1)."""
+    for challenge in parse_challenges(header):
+        code = _BEARER.get(challenge.parameters.get("error", ""))
+        if challenge.scheme == "bearer" and code is not None:
+            return code, challenge.parameters.get("error_description") or _MESSAGES[code]
+    return None
+
+
+def _in_body(status: int, body: bytes, kind: str) -> tuple[str, str]:
+    """Code and text of a body."""
+    plain = _BY_STATUS.get(status, UNKNOWN)
+    kind = kind.partition(";")[0].strip().lower()
+    shown = body[:_SHOWN].decode("utf-8", "replace").strip()
+    if kind and kind not in ("application/json", "application/vnd.api+json"):
+        return plain, f"{plain.lower()}: {shown or _MESSAGES[plain]}"
+    document = parse(body)
+    details = document.get("details")
+    if isinstance(details, str) and details:
+        return plain, f"{plain.lower()}: {details}"
+    errors = document.get("errors")
+    found = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+    if not found:
+        if status in _BY_STATUS:
+            return plain, f"{plain.lower()}: {_MESSAGES[plain]}"
+        why = "no error details found in HTTP response body" if document else "invalid JSON"
+        return "", f"error parsing HTTP {status} response body: {why}: {json.dumps(shown)}"
+    codes = [_code_of(one) for one in found]
+    texts = [
+        f"{code.lower().replace('_', ' ')}: {one.get('message') or _MESSAGES[code]}"
+        for code, one in zip(codes, found, strict=True)
+    ]
+    text = texts[0] if len(texts) == 1 else "errors:\n" + "\n".join(texts) + "\n"
+    return codes[0], text
+
+
+def _code_of(error: dict[str, Any]) -> str:
+    """A code of the protocol; UNKNOWN for any other, as distribution's client has it."""
+    code = str(error.get("code") or UNKNOWN).upper()
+    return code if code in _MESSAGES else UNKNOWN
 
 
 def of_transport(error: Exception, method: str, url: str) -> TransportError:
@@ -158,15 +226,16 @@ def _certificate(error: BaseException) -> str:
 def of_pull(error: GantryError, familiar_name: str, familiar: str) -> GantryError:
     """What `docker pull` says of a registry's error (moby `translatePullError`)."""
     if isinstance(error, RegistryError):
+        text = error.first
         if error.code == DENIED:
             return NotFound(
                 f"pull access denied for {familiar_name}, repository does not exist or may"
-                f" require 'docker login': {error}"
+                f" require 'docker login': {text}"
             )
         if error.code == MANIFEST_UNKNOWN:
-            return NotFound(f"manifest for {familiar} not found: {error}")
+            return NotFound(f"manifest for {familiar} not found: {text}")
         if error.code == NAME_UNKNOWN:
-            return NotFound(f"repository {familiar_name} not found: {error}")
+            return NotFound(f"repository {familiar_name} not found: {text}")
         if error.code == UNAUTHORIZED:
-            return Unauthorized(str(error))
+            return Unauthorized(text)
     return error

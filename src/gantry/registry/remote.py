@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -22,8 +21,8 @@ from gantry.oci.image import (
 )
 from gantry.oci.image_digest import is_digest
 from gantry.registry.auth import Authorizer
-from gantry.registry.errors import RegistryError
-from gantry.registry.transport import Endpoint, Transport
+from gantry.registry.errors import RegistryError, parse
+from gantry.registry.transport import Endpoint, Transport, small
 
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"))
 _PAGE: Final = 1000
@@ -158,16 +157,15 @@ class Remote:
             ) as response:
                 raw = await self._document(response, "tag list")
                 more = response.links.get("next")
-            try:
-                tags = json.loads(raw).get("tags") or []
-                found.extend(tag for tag in tags if isinstance(tag, str))
-            except (ValueError, AttributeError):
+            tags = parse(raw).get("tags") or []
+            if not isinstance(tags, list):
                 raise RegistryError("invalid tag list from the registry")
+            found.extend(tag for tag in tags if isinstance(tag, str))
             if more is None:
                 break
             url = str(more["url"])
             if urlsplit(url).netloc not in ("", urlsplit(self.endpoint.url).netloc):
-                break  # not sent with our token to somebody else
+                break  # another server's tags are not this one's
         return found
 
     # ---- writing
@@ -240,12 +238,10 @@ class Remote:
         return urljoin(str(response.url), location)
 
     async def _document(self, response: aiohttp.ClientResponse, what: str) -> bytes:
-        raw = bytearray()
-        async for piece in response.content.iter_any():
-            raw += piece
-            if len(raw) > MAX_DOCUMENT:
-                raise InvalidParameter(f"invalid {what}: larger than {MAX_DOCUMENT} bytes")
-        return bytes(raw)
+        raw = await small(response)
+        if len(raw) > MAX_DOCUMENT:
+            raise InvalidParameter(f"invalid {what}: larger than {MAX_DOCUMENT} bytes")
+        return raw
 
 
 def _media_type(response: aiohttp.ClientResponse) -> str:
@@ -254,10 +250,7 @@ def _media_type(response: aiohttp.ClientResponse) -> str:
 
 def _declared(raw: bytes) -> str:
     """The media type a document says it is."""
-    try:
-        media_type = json.loads(raw).get("mediaType", "")
-    except (ValueError, AttributeError, RecursionError):
-        return ""
+    media_type = parse(raw).get("mediaType", "")
     return media_type if isinstance(media_type, str) else ""
 
 

@@ -15,13 +15,25 @@ import aiohttp
 
 from gantry.model.errors import InvalidParameter, System
 from gantry.registry.auth import CLIENT_ID, Authorizer, Challenge, Credentials, Token, token_of
-from gantry.registry.errors import RegistryError, TransportError, of_response, of_transport
+from gantry.registry.errors import (
+    RegistryError,
+    TransportError,
+    of_response,
+    of_transport,
+    parse,
+)
 from gantry.registry.settings import HUB, HUB_REGISTRY, RegistrySettings
 
 _CONNECT: Final = 30.0
 _HEADERS: Final = 60.0
 """Seconds of silence that a connection may keep."""
 _BODY: Final = 4 << 20
+_DOCUMENT: Final = 120.0
+"""Seconds that a small body (an error, a token, a list) may take in all."""
+_REDIRECTS: Final = 10
+_MOVED: Final = frozenset({301, 302, 303, 307, 308})
+_FIELD: Final = 1 << 15
+"""Bytes of one header: addresses of object stores are long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,9 @@ class Transport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange; `url` may be relative to the endpoint. Answers a 401's challenge once.
 
+        What proves who we are goes to the endpoint's own origin only, wherever `url` or a
+        redirect leads, and a challenge is taken from nobody else.
+
         RegistryError for another status than accepted, TransportError when nothing came.
         data: bytes, or a callable that makes a fresh async iterator of bytes for each try.
         """
@@ -113,7 +128,7 @@ class Transport:
         async with contextlib.AsyncExitStack() as scope_stack:
             for attempt in (1, 2):
                 sent = dict(headers or {})
-                if authorizer is not None:
+                if authorizer is not None and _origin(target) == _origin(endpoint.url):
                     authorization = await authorizer.header(scope)
                     if authorization is not None:
                         sent["Authorization"] = authorization
@@ -121,14 +136,15 @@ class Transport:
                 response = await self._send(endpoint, method, target, sent, body)
                 if response.status == 401 and authorizer is not None and attempt == 1:
                     challenge = ", ".join(response.headers.getall("WWW-Authenticate", []))
-                    if challenge and authorizer.challenged(challenge, scope):
-                        await response.read()
+                    own = _origin(str(response.url)) == _origin(endpoint.url)
+                    if challenge and own and authorizer.challenged(challenge, scope):
+                        await _excerpt(response)
                         response.release()
                         continue
                 break
             await scope_stack.enter_async_context(response)
             if response.status not in accepted:
-                raise of_response(response.status, await _limited(response))
+                raise of_response(response.status, await _excerpt(response), response.headers)
             try:
                 yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -141,19 +157,34 @@ class Transport:
     async def _send(
         self, endpoint: Endpoint, method: str, url: str, headers: dict[str, str], body: Any
     ) -> aiohttp.ClientResponse:
-        parts = urlsplit(url)
+        """A request, and where GET and HEAD are redirected to. TransportError."""
         headers.setdefault("User-Agent", self.settings.user_agent)
-        session = self._session(endpoint)
+        for _ in range(_REDIRECTS + 1):
+            response = await self._exchange(endpoint, method, url, headers, body)
+            location = response.headers.get("Location", "")
+            if response.status not in _MOVED or not location or method not in ("GET", "HEAD"):
+                return response
+            response.close()
+            before, url = url, urljoin(url, location)
+            scheme = urlsplit(url).scheme
+            if scheme not in ("http", "https"):
+                raise _refused(method, url, f'unsupported protocol scheme "{scheme}"')
+            if scheme == "http" and before.startswith("https:") and not endpoint.insecure:
+                raise _refused(method, url, "refused to follow a redirect from https to http")
+            if _origin(url) != _origin(before):
+                headers.pop("Authorization", None)
+        raise _refused(method, url, f"stopped after {_REDIRECTS} redirects")
+
+    async def _exchange(
+        self, endpoint: Endpoint, method: str, url: str, headers: dict[str, str], body: Any
+    ) -> aiohttp.ClientResponse:
         try:
-            response = await session.request(
-                method,
-                url,
-                headers=headers,
-                data=body,
-                proxy=self.settings.proxies.of(parts.scheme, parts.hostname or "", parts.port),
-                allow_redirects=method in ("GET", "HEAD"),
+            parts = urlsplit(url)
+            proxy = self.settings.proxies.of(parts.scheme, parts.hostname or "", parts.port)
+            response = await self._session(endpoint).request(
+                method, url, headers=headers, data=body, proxy=proxy, allow_redirects=False
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = of_transport(error, method, url)
             failure.spoke = endpoint.url in self._spoke
             self._open.discard(endpoint.url)
@@ -174,6 +205,8 @@ class Transport:
                 read_bufsize=1 << 18,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Content-Type",),
+                max_line_size=_FIELD,
+                max_field_size=_FIELD,
                 headers={"Accept-Encoding": "identity"},
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=_CONNECT, sock_read=_HEADERS
@@ -203,7 +236,7 @@ class Transport:
             async with self.request(
                 endpoint, "POST", realm, headers=headers, data=urlencode(form).encode()
             ) as response:
-                return _read_token(await _limited(response), realm)
+                return _read_token(await small(response), realm)
         query: list[tuple[str, str]] = [("service", service)] if service else []
         query += [("scope", one) for one in wanted]
         headers = {}
@@ -216,27 +249,48 @@ class Transport:
             ]
         url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query)
         async with self.request(endpoint, "GET", url, headers=headers) as response:
-            return _read_token(await _limited(response), realm)
+            return _read_token(await small(response), realm)
 
 
 def _read_token(body: bytes, realm: str) -> Token:
-    import json
-
     try:
-        return token_of(json.loads(body))
-    except (ValueError, KeyError, AttributeError):
+        return token_of(parse(body))
+    except KeyError:
         raise RegistryError(f"authorization server {realm} did not include a token in the response")
 
 
-async def _limited(response: aiohttp.ClientResponse) -> bytes:
-    """A small body; what is longer is cut off."""
-    found = b""
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+async def small(response: aiohttp.ClientResponse) -> bytes:
+    """A small body, cut off where it is over 4 MiB. What aiohttp raises; TimeoutError."""
+    found = bytearray()
+    async with asyncio.timeout(_DOCUMENT):
         async for piece in response.content.iter_any():
             found += piece
             if len(found) > _BODY:
                 break
-    return found
+    return bytes(found)
+
+
+async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
+    """As much of an error's body as comes."""
+    try:
+        return await small(response)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return b""
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of a URL; two with the same are one server."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return "", url, None
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def _refused(method: str, url: str, why: str) -> RegistryError:
+    """An answer that leads where we do not go: final, as any other bad answer."""
+    return RegistryError(f'{method.capitalize()} "{url}": {why}', status=400)
 
 
 async def _addresses(host: str) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gantry.model.errors import InvalidParameter, NotFound, Unauthorized
 from gantry.registry.auth import Credentials, parse_challenges, token_of
-from gantry.registry.errors import RegistryError, of_pull, of_response
+from gantry.registry.errors import RegistryError, of_pull, of_response, parse
 from gantry.registry.settings import Proxies, check_mirror, parse_settings
 
 
@@ -153,9 +153,9 @@ class TestErrors:
             ),
             (
                 400,
-                {"errors": [{"code": "A_B", "message": "x"}, {"code": "C", "message": "y"}]},
-                "errors:\na b: x\nc: y\n",
-                "A_B",
+                {"errors": [{"code": "NAME_INVALID", "message": "x"}, {"code": "C"}]},
+                "errors:\nname invalid: x\nunknown: unknown error\n",
+                "NAME_INVALID",
             ),
             (403, {}, "denied: requested access to the resource is denied", "DENIED"),
             (500, None, "received unexpected HTTP status: 500 Internal Server Error", ""),
@@ -171,6 +171,34 @@ class TestErrors:
         error = of_response(status, b"" if body is None else json.dumps(body).encode())
         assert str(error).startswith(text)
         assert error.code == code
+
+    def test_pages_and_challenges(self) -> None:
+        html = of_response(404, b"<html>no</html>", {"Content-Type": "text/html"})
+        assert (str(html), html.code) == ("unknown: <html>no</html>", "UNKNOWN")
+        many = of_response(429, b"slow down\n", {"Content-Type": "text/plain"})
+        assert (str(many), many.final) == ("toomanyrequests: slow down", True)
+        odd = of_response(404, b"{}", {"Content-Type": "application/json"})
+        assert str(odd).startswith("error parsing HTTP 404 response body: ")
+        refused = of_response(
+            401,
+            json.dumps({"errors": [{"code": "UNAUTHORIZED"}]}).encode(),
+            {"WWW-Authenticate": 'Bearer realm="http://t",error="insufficient_scope"'},
+        )
+        assert str(refused) == (
+            "errors:\ndenied: requested access to the resource is denied\n"
+            "unauthorized: authentication required\n"
+        )
+        assert str(of_pull(refused, "x", "x:1")) == (
+            "pull access denied for x, repository does not exist or may require 'docker login':"
+            " denied: requested access to the resource is denied"
+        )
+
+    @pytest.mark.parametrize(
+        "body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"errors":3}', b"9" * 5000]
+    )
+    def test_bombs(self, body: bytes) -> None:
+        assert str(of_response(400, body, {"Content-Type": "application/json"}))
+        assert not parse(body).get("a")
 
     @given(st.integers(400, 599), st.binary(max_size=200))
     def test_any_body(self, status: int, body: bytes) -> None:

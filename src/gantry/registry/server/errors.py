@@ -15,7 +15,6 @@ _STATUS: Final = {
     "MANIFEST_BLOB_UNKNOWN": (400, "manifest references a blob unknown to registry"),
     "MANIFEST_INVALID": (400, "manifest invalid"),
     "MANIFEST_UNKNOWN": (404, "manifest unknown"),
-    "MANIFEST_TOO_LARGE": (413, "manifest too large"),
     "NAME_INVALID": (400, "invalid repository name"),
     "NAME_UNKNOWN": (404, "repository name not known to registry"),
     "SIZE_INVALID": (400, "provided length did not match content length"),
@@ -31,15 +30,22 @@ _STATUS: Final = {
 
 
 class ProtocolError(Exception):
-    """One of the codes above, with a detail and headers for the answer."""
+    """One of the codes above, with a detail and headers for the answer. status: if not the
+    code's own."""
 
     def __init__(
-        self, code: str, detail: Any = None, *, headers: dict[str, str] | None = None
+        self,
+        code: str,
+        detail: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        status: int = 0,
     ) -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail
         self.headers = headers or {}
+        self._status = status
 
     def response(self) -> web.Response:
         status, message = _STATUS[self.code]
@@ -47,7 +53,7 @@ class ProtocolError(Exception):
         if self.detail is not None:
             error["detail"] = self.detail
         return web.Response(
-            status=status,
+            status=self._status or status,
             body=json.dumps({"errors": [error]}).encode(),
             content_type="application/json",
             headers=self.headers,

@@ -65,7 +65,7 @@ class Manifests:
         async for piece in request.content.iter_any():
             data += piece
             if len(data) > MAX_DOCUMENT:
-                raise ProtocolError("MANIFEST_TOO_LARGE", {"limit": MAX_DOCUMENT})
+                raise ProtocolError("MANIFEST_INVALID", "manifest too large", status=413)
         raw = bytes(data)
         media_type, subject = self._check_manifest(name, request, raw)
         algorithm = reference.partition(":")[0] if is_digest(reference) else "sha256"
