@@ -22,6 +22,15 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE: Final = 1 << 20
 _END: Final = b"\0" * (2 * BLOCK)
 _GATHER: Final = 256 << 10
+STARTS_MAKE: Final = frozenset(
+    (
+        *(b".dockerenv", b"dev", b"dev/console", b"dev/pts", b"dev/shm", b"dev/mqueue"),
+        *(b"etc", b"etc/hosts", b"etc/hostname", b"etc/resolv.conf", b"etc/mtab"),
+        *(b"proc", b"sys", b"sbin", b"sbin/docker-init"),
+    )
+)
+"""Mount points that a container's start puts into its layer. Docker has them in a layer
+of their own (moby `daemon/initlayer`), which is in no diff and in no image."""
 _OPAQUE_NAMES: Final = (
     b"trusted.overlay.opaque",
     b"user.overlay.opaque",
@@ -49,19 +58,22 @@ def resource(at: int, name: bytes, shown: bytes) -> Iterator[bytes]:
     yield from _gathered(_Writer().entry(at, name, shown, info))
 
 
-def diff_layer(root: int, below: int | None, flavour: Flavour) -> Iterator[bytes]:
+def diff_layer(
+    root: int, below: int | None, flavour: Flavour, *, ignore: frozenset[bytes] = frozenset()
+) -> Iterator[bytes]:
     """The tar of what a snapshot changed of its parents, with whiteouts for deletions.
 
     root: the layer's folder (an fd). below: the parents' whole tree, only for PLAIN, where the
-    two are compared. Nothing may change it meanwhile; a file that shrinks while it is read is
-    padded.
+    two are compared. ignore: names that are left out when they are empty, of folders also when
+    all in them is left out. Nothing may change it meanwhile; a file that shrinks while it is
+    read is padded.
     """
     if flavour is not Flavour.PLAIN:
-        yield from _gathered(_Writer(overlay=True).folder(root, b""))
+        yield from _gathered(_Writer(overlay=True, ignore=ignore).folder(root, b""))
     elif below is None:
-        yield from _gathered(_Writer().folder(root, b""))
+        yield from _gathered(_Writer(ignore=ignore).folder(root, b""))
     else:
-        yield from _gathered(_Writer().changed(root, below, b""))
+        yield from _gathered(_Writer(ignore=ignore).changed(root, below, b""))
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -79,8 +91,9 @@ def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _Writer:
-    def __init__(self, *, overlay: bool = False) -> None:
+    def __init__(self, *, overlay: bool = False, ignore: frozenset[bytes] = frozenset()) -> None:
         self._overlay = overlay
+        self._ignore = ignore
         self._links: dict[tuple[int, int], bytes] = {}
 
     def folder(self, at: int, prefix: bytes) -> Iterator[bytes]:
@@ -100,10 +113,17 @@ class _Writer:
         if stat.S_ISDIR(info.st_mode):
             fd = os.open(name, _FOLDER, dir_fd=at)
             try:
+                inner = self.folder(fd, path + b"/")
+                opaque = self._overlay and _is_opaque(fd)
+                first = next(inner, None) if path in self._ignore and not opaque else b""
+                if first is None:
+                    return
                 yield from self.one(at, name, path, info)
-                if self._overlay and _is_opaque(fd):
+                if opaque:
                     yield header.build(Entry(path + b"/" + OPAQUE, mode=0))
-                yield from self.folder(fd, path + b"/")
+                if first:
+                    yield first
+                yield from inner
             finally:
                 os.close(fd)
             return
@@ -111,7 +131,7 @@ class _Writer:
 
     def one(self, at: int, name: bytes, path: bytes, info: os.stat_result) -> Iterator[bytes]:
         kind = _KINDS.get(stat.S_IFMT(info.st_mode))
-        if kind is None:
+        if kind is None or (path in self._ignore and kind != header.DIRECTORY and _empty(info)):
             return
         entry = Entry(
             path,
@@ -178,8 +198,12 @@ class _Writer:
         fd = os.open(name, _FOLDER, dir_fd=at)
         try:
             if not same_kind or below is None:
-                yield from self.one(at, name, path, info)
-                yield from self.changed(fd, None, path + b"/")
+                inner = self.changed(fd, None, path + b"/")
+                first = next(inner, None) if path in self._ignore else b""
+                if first is not None:
+                    yield from self.one(at, name, path, info)
+                    yield first
+                    yield from inner
                 return
             under = os.open(name, _FOLDER, dir_fd=below)
             try:
@@ -201,6 +225,11 @@ def whiteout(path: bytes) -> bytes:
     """The entry that deletes `path`."""
     folder, slash, name = path.rpartition(b"/")
     return header.build(Entry(folder + slash + WHITEOUT + name, mode=0))
+
+
+def _empty(info: os.stat_result) -> bool:
+    """What a start makes is an empty file to mount something on, or the link /etc/mtab."""
+    return info.st_size == 0 or stat.S_ISLNK(info.st_mode)
 
 
 def _looks(info: os.stat_result) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ import stat
 from contextlib import ExitStack
 from typing import Final
 
+from gantry.archive.diff import STARTS_MAKE
 from gantry.model.snapshot import Flavour, LayerFolder
 from gantry.snapshots.private import opened
 
@@ -18,13 +19,7 @@ MODIFIED: Final = 0
 ADDED: Final = 1
 DELETED: Final = 2
 
-OURS: Final = frozenset(
-    (
-        *("/.dockerenv", "/dev", "/dev/console", "/dev/pts", "/dev/shm", "/dev/mqueue"),
-        *("/etc", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab"),
-        *("/proc", "/sys", "/sbin", "/sbin/docker-init"),
-    )
-)
+OURS: Final = frozenset("/" + os.fsdecode(name) for name in STARTS_MAKE)
 _OPAQUE: Final = ("trusted.overlay.opaque", "user.overlay.opaque")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gantry.archive.compression import Pushback, decompress, detect
-from gantry.archive.diff import diff_layer
+from gantry.archive.diff import STARTS_MAKE, diff_layer
 from gantry.archive.reader import Source
 from gantry.images import messages
 from gantry.images.bridge import Inlet, consume, in_thread, off_loop
@@ -289,7 +289,8 @@ async def _receive(body: AsyncIterator[bytes], write: Write) -> str:
 async def _differ(folder: LayerFolder, write: Write) -> str:
     def differ() -> str:
         with opened(folder) as (own, below):
-            for piece in diff_layer(own, below[0] if below else None, folder.flavour):
+            whole = below[0] if below else None
+            for piece in diff_layer(own, whole, folder.flavour, ignore=STARTS_MAKE):
                 write(piece)
         return OCI_LAYER
 
