@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from gantry.cgroups.group import Cgroup
 from gantry.cgroups.layout import detect
 from gantry.cgroups.v1 import V1Cgroup
+from gantry.model.record import EMPTY
 from gantry.model.resources import Resources
 
+if TYPE_CHECKING:
+    from gantry.cgroups.v2 import V2Cgroup
 
-def plan(path: str, container_id: str, resources: Resources, *, systemd: bool = False) -> Cgroup:
+
+def plan(
+    path: str,
+    container_id: str,
+    resources: Resources,
+    *,
+    systemd: bool = False,
+    annotations: Mapping[str, str] = EMPTY,
+) -> Cgroup:
     """The cgroup for a new container; nothing is made yet.
 
     path: a spec's cgroupsPath: absolute, relative to the caller's own cgroup, or "" for
-    one named after the container.
+    one named after the container. systemd: as "slice:prefix:name", a unit of systemd's;
+    annotations may then name properties of it ("org.systemd.property.NAME").
     """
     layout = detect()
+    if systemd:
+        from gantry.cgroups.systemd import SystemdCgroup
+
+        return SystemdCgroup.of_path(layout, path, container_id, resources, annotations)
     place = path or f"/{container_id}"
     if layout.pure:
         from gantry.cgroups.v2 import V2Cgroup
@@ -28,8 +45,16 @@ def plan(path: str, container_id: str, resources: Resources, *, systemd: bool = 
 def reopen(paths: Mapping[str, str], systemd_unit: str = "") -> Cgroup:
     """The cgroup whose folders a state.json holds."""
     layout = detect()
+    inner: V1Cgroup | V2Cgroup
     if layout.pure:
         from gantry.cgroups.v2 import V2Cgroup
 
-        return V2Cgroup(layout, paths[""])
-    return V1Cgroup(layout, dict(paths))
+        inner = V2Cgroup(layout, paths[""])
+    else:
+        inner = V1Cgroup(layout, dict(paths))
+    if not systemd_unit:
+        return inner
+    from gantry.cgroups.systemd import SystemdCgroup
+    from gantry.cgroups.systemd_manager import outer_uid
+
+    return SystemdCgroup(inner, systemd_unit, user=outer_uid() != 0)

@@ -36,8 +36,13 @@ class V1Cgroup:
     unit = ""
 
     @classmethod
-    def of_path(cls, layout: Layout, path: str, resources: Resources) -> V1Cgroup:
-        """The cgroup that `path` (a spec's cgroupsPath) means in every hierarchy needed."""
+    def of_path(
+        cls, layout: Layout, path: str, resources: Resources, *, hybrid: bool = False
+    ) -> V1Cgroup:
+        """The cgroup that `path` (a spec's cgroupsPath) means in every hierarchy needed.
+
+        hybrid: in the v2 one as well, by which systemd sees that a unit has ended.
+        """
         own = {} if path.startswith("/") else own_paths()
         folders = {}
         for controller, mount_point in layout.controllers.items():
@@ -45,7 +50,7 @@ class V1Cgroup:
                 continue
             place = absolute(path, own.get(controller, "/"))
             folders[controller] = mount_point + ("" if place == "/" else place)
-        if layout.unified and not folders:
+        if layout.unified and (hybrid or not folders):
             place = absolute(path, own.get("", "/"))
             folders[""] = layout.unified + ("" if place == "/" else place)
         return cls(layout, folders)
@@ -66,6 +71,21 @@ class V1Cgroup:
                 except OSError:
                     continue
             raise
+
+    def complete(self, resources: Resources) -> None:
+        """What is missing of a cgroup that systemd has made around a process."""
+        self.create(resources)
+
+    def check(self, resources: Resources) -> None:
+        """Whether `set` would be refused, without setting anything: never, under v1."""
+
+    def cpu_quota(self) -> tuple[int, int]:
+        """(quota, period) in microseconds; quota -1: none."""
+        folder = self._folders.get("cpu", "")
+        quota, period = (
+            files.read_or(folder, f"cpu.cfs_{name}_us") for name in ("quota", "period")
+        )
+        return int(quota or -1), int(period or 100_000)
 
     def attach(self, pid: int, below: Mapping[str, str] = _NOWHERE) -> None:
         text = str(pid)

@@ -38,6 +38,8 @@ class V2Cgroup:
         made: list[str] = []
         try:
             self._make_path(root, made)
+            if files.numbers(self.folder, "cgroup.procs"):
+                raise OSError(errno.EBUSY, "container's cgroup is not empty", self.folder)
             v2_set.apply(self.folder, resources)
             if resources.devices:
                 devices.attach(self.folder, resources.devices)
@@ -57,8 +59,21 @@ class V2Cgroup:
             here = f"{here}/{part}"
             if files.make(here):
                 made.append(here)
-        if files.numbers(self.folder, "cgroup.procs"):
-            raise OSError(errno.EBUSY, "container's cgroup is not empty", self.folder)
+
+    def complete(self, resources: Resources) -> None:
+        """What is missing of a cgroup that systemd has made around a process."""
+        self._make_path(self._layout.unified, [])
+        self.set(resources)
+
+    def check(self, resources: Resources) -> None:
+        """OSError EBUSY: `set` would take memory away that is in use, and was told not to."""
+        if resources.memory is not None:
+            v2_set.check_usage(self.folder, resources.memory)
+
+    def cpu_quota(self) -> tuple[int, int]:
+        """(quota, period) in microseconds; quota -1: none."""
+        quota, _, period = files.read_or(self.folder, "cpu.max", "max 100000").partition(" ")
+        return -1 if quota == "max" else int(quota), int(period or 100_000)
 
     def entrances(self, below: Mapping[str, str] = _NOWHERE) -> tuple[str, ...]:
         return ()

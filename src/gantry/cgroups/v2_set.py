@@ -75,7 +75,8 @@ def swap_of(memory: Memory) -> str | None:
     return str(swap - limit)
 
 
-def _memory(folder: str, memory: Memory) -> None:
+def check_usage(folder: str, memory: Memory) -> None:
+    """OSError EBUSY: the new limit is lower than what is in use, and that is not wanted."""
     limit = memory.limit
     if memory.check_before_update and limit is not None and limit > 0:
         usage = files.number(folder, "memory.current")
@@ -83,6 +84,11 @@ def _memory(folder: str, memory: Memory) -> None:
             raise OSError(
                 errno.EBUSY, f"new memory limit {limit} is lower than the usage {usage}", folder
             )
+
+
+def _memory(folder: str, memory: Memory) -> None:
+    check_usage(folder, memory)
+    limit = memory.limit
     swap = swap_of(memory)
     # Without swap in the kernel there is nothing to limit, and "max" or 0 is what there is.
     absent = not os.path.exists(f"{folder}/memory.swap.max")

@@ -30,7 +30,7 @@ from gantry.runtime import (
     validate,
 )
 from gantry.runtime.errors import RuntimeFailure, describe
-from gantry.runtime.handshake import Channel
+from gantry.runtime.handshake import Channel, Logger
 from gantry.runtime.plan import InitPlan
 from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap
 from gantry.runtime.rootless import can_set_groups
@@ -83,6 +83,8 @@ def launch(
     no_pivot: bool,
     keyring: bool,
     seccomp_cache: str,
+    logger: Logger | None = None,
+    verbose: bool = False,
 ) -> Launched:
     """Container.create, step by step; see there."""
     validate.spec(spec, namespace_fds.keys())
@@ -95,7 +97,11 @@ def launch(
         opened: list[int] = []
         always.callback(_close_all, opened)
         spaces = namespaces.gather(linux, namespace_fds, opened)
-        cgroup = manager.plan(linux.cgroups_path, container_id, resources, systemd=systemd_cgroup)
+        cgroup = manager.plan(
+            linux.cgroups_path, container_id, resources,
+            systemd=systemd_cgroup, annotations=spec.annotations,
+        )  # fmt: skip
+        _refuse_used(cgroup)
         program = None
         if linux.seccomp is not None:
             program = seccomp.program(linux.seccomp, seccomp_cache)
@@ -119,7 +125,7 @@ def launch(
             program=program, rootfs_mounts=rootfs_mounts, stdio=stdio, preserve_fds=preserve_fds,
             fifo=fifo, no_pivot=no_pivot, keyring=keyring,
         )  # fmt: skip
-        ours, theirs = handshake.pair()
+        ours, theirs = handshake.pair(logger, verbose=verbose)
         undo.callback(ours.close)
         try:
             pid = _fork_init(thought, linux, ours, theirs, undo)
@@ -288,6 +294,18 @@ def _make_cgroup(
     except OSError as error:
         raise RuntimeFailure(f"{UNABLE}unable to apply cgroup configuration: {describe(error)}")
     channel.send(handshake.GO)
+
+
+def _refuse_used(cgroup: Cgroup) -> None:
+    """A cgroup that is there already must neither be frozen nor have processes."""
+    try:
+        if cgroup.frozen():
+            raise RuntimeFailure("container's cgroup unexpectedly frozen")
+        pids = cgroup.pids()
+    except FileNotFoundError:
+        return
+    if pids:
+        raise RuntimeFailure(f"container's cgroup is not empty: {len(pids)} process(es) found")
 
 
 def _destroy(cgroup: Cgroup) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 
 from gantry import __version__
+from gantry.cgroups import layout
 from gantry.kernel import capabilities
 from gantry.mounts import options
 from gantry.oci.runtime_spec import VERSION
@@ -49,9 +50,7 @@ def example() -> dict[str, object]:
         "mounts": _mounts(),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [
-                {"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")
-            ],
+            "namespaces": [{"type": kind} for kind in _kinds()],
             "maskedPaths": [
                 "/proc/acpi",
                 "/proc/asound",
@@ -73,6 +72,12 @@ def example() -> dict[str, object]:
             ],
         },
     }
+
+
+def _kinds() -> list[str]:
+    """A cgroup namespace only where it is of use: on pure cgroup v2, as runc has it."""
+    kinds = ["pid", "network", "ipc", "uts", "mount"]
+    return [*kinds, "cgroup"] if layout.detect().pure else kinds
 
 
 def _mount(destination: str, kind: str, source: str, words: list[str]) -> dict[str, object]:
@@ -162,7 +167,7 @@ def features(context: Context, arguments: Arguments) -> int:
                 "v1": True,
                 "v2": True,
                 "systemd": True,
-                "systemdUser": False,
+                "systemdUser": True,
                 "rdma": True,
             },
             "seccomp": {
