@@ -194,3 +194,44 @@ class TestSystem:
         finally:
             volume.remove()
         assert {"bridge", "host", "none"} <= {found.name for found in client.networks.list()}
+
+
+class TestEdges:
+    """What docker-py's own suite asks for."""
+
+    def test_log_of_one_that_just_ended(self, client: DockerClient) -> None:
+        for _ in range(5):
+            container = client.containers.create("busybox", ["echo", "hello"])
+            container.start()
+            container.wait()
+            assert client.api.attach(container.id, stream=False, logs=True) == b"hello\n"
+            container.remove()
+
+    def test_exec_with_a_terminal_read_without_one(self, client: DockerClient) -> None:
+        container = client.containers.run("busybox", ["sleep", "60"], detach=True)
+        made = client.api.exec_create(container.id, ["echo", "hello"], tty=True)
+        assert client.api.exec_start(made["Id"]) == b"hello\r\n"
+        made = client.api.exec_create(container.id, ["sh", "-c", "echo a; echo b >&2"])
+        assert sorted(client.api.exec_start(made["Id"], tty=True)) == sorted(b"a\nb\n")
+        container.remove(force=True)
+
+    def test_a_link_is_removed_by_its_name(self, client: DockerClient) -> None:
+        target = client.containers.run("busybox", ["sleep", "60"], detach=True)
+        user = client.containers.create("busybox", ["true"], links={target.name: "db"})
+        assert user.attrs["HostConfig"]["Links"] == [f"/{target.name}:/{user.name}/db"]
+        rows = {row["Id"]: row["Names"] for row in client.api.containers(all=True)}
+        assert f"/{user.name}/db" in rows[target.id]
+        client.api.remove_container(f"{user.name}/db", link=True)
+        user.reload()
+        assert user.attrs["HostConfig"]["Links"] is None
+        user.remove()
+        target.remove(force=True)
+
+    def test_wait_is_over_before_a_restart(self, client: DockerClient) -> None:
+        container = client.containers.run(
+            "busybox", ["sleep", "0.2"], detach=True, restart_policy={"Name": "always"}
+        )
+        assert container.wait(timeout=20)["StatusCode"] == 0
+        with pytest.raises(docker.errors.APIError, match="stop the container before"):
+            container.remove()
+        container.remove(force=True)

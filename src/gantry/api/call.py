@@ -204,11 +204,14 @@ class Call:
                 raise ConnectionResetError(str(error))
         return reply
 
-    async def progress(self, source: AsyncIterator[Any]) -> Sendable:
-        """Messages of a long action as JSON lines; an error after the first is one of them."""
+    async def progress(self, source: AsyncIterator[Any], *, begun: bool = False) -> Sendable:
+        """Messages of a long action as JSON lines; an error after the first is one of them.
+
+        begun: also one before the first.
+        """
 
         async def lines() -> AsyncIterator[bytes]:
-            begun = False
+            nonlocal begun
             try:
                 async with aclosing(closing(source)) as items:
                     async for item in items:

@@ -11,6 +11,7 @@ without StdinOnce): that is a way to detach.
 from __future__ import annotations
 
 import asyncio
+import struct
 from contextlib import suppress
 from typing import Protocol
 
@@ -23,6 +24,69 @@ class Duplex(Protocol):
     async def read(self) -> bytes: ...
 
     async def write(self, data: bytes) -> None: ...
+
+
+class _Adapter:
+    """A process's stream whose output looks different."""
+
+    def __init__(self, inner: ByteStream) -> None:
+        self._inner = inner
+
+    @property
+    def detached(self) -> bool:
+        return bool(getattr(self._inner, "detached", False))
+
+    async def read(self) -> bytes:
+        return await self._inner.read()
+
+    async def write(self, data: bytes) -> None:
+        await self._inner.write(data)
+
+    async def close_stdin(self) -> None:
+        await self._inner.close_stdin()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class Framed(_Adapter):
+    """A terminal's output in stdout frames, for who asked for an exec's without Tty."""
+
+    async def read(self) -> bytes:
+        data = await self._inner.read()
+        return struct.pack(">BxxxI", 1, len(data)) + data if data else b""
+
+
+class Unframed(_Adapter):
+    """Frames' content only, for who asked for an exec's output as a terminal's."""
+
+    def __init__(self, inner: ByteStream) -> None:
+        super().__init__(inner)
+        self._held = b""
+        self._left = 0
+
+    async def read(self) -> bytes:
+        while data := await self._inner.read():
+            found = self._content(self._held + data)
+            if found:
+                return found
+        return b""
+
+    def _content(self, data: bytes) -> bytes:
+        found, at = [], 0
+        while at < len(data):
+            if self._left:
+                piece = data[at : at + self._left]
+                found.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+            elif len(data) - at < 8:
+                break
+            else:
+                self._left = int.from_bytes(data[at + 4 : at + 8], "big")
+                at += 8
+        self._held = data[at:]
+        return b"".join(found)
 
 
 async def pump(client: Duplex, process: ByteStream, *, stdin: bool, close_stdin: bool) -> None:

@@ -48,7 +48,8 @@ class Commits:
             image = await self.make(container, merged, query)
         finally:
             if paused:
-                await self._stopper.unpause(container.id)
+                with contextlib.suppress(GantryError):  # it may have ended since
+                    await self._stopper.unpause(container.id)
         extra = {"comment": query.get("comment", ""), "imageID": image, "imageRef": _ref(query)}
         self._core.event(container, "commit", extra)
         return {"Id": image}

@@ -92,8 +92,7 @@ class Exits:
         live.manual_stop = False
         self.on_end(container)
         container.resolve(live.next_exit)
-        if not again:
-            container.resolve(live.not_running)
+        container.resolve(live.not_running)  # moby: a pause before a restart answers them too
         if status.oom_killed:
             core.event(container, "oom")
         lasted = {"execDuration": str(int(ran)), "exitCode": str(status.code)}

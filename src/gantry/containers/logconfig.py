@@ -55,8 +55,6 @@ def check(driver: str, options: Mapping[str, str]) -> None:
         raise InvalidParameter(str(error)) from None
     if files < 1:
         raise InvalidParameter("max-file cannot be less than 1")
-    if files > 1 and driver == "json-file" and not options.get("max-size"):
-        raise InvalidParameter("max-file option requires max-size")
     compress = options.get("compress", "false").lower()
     if compress not in ("true", "false", "1", "0", "t", "f"):
         raise InvalidParameter(

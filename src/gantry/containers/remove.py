@@ -8,7 +8,7 @@ import logging
 from msgspec.structs import replace
 
 from gantry.archive.removal import remove_tree
-from gantry.containers import names
+from gantry.containers import links, names
 from gantry.containers import sandbox as surroundings
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container
@@ -26,10 +26,11 @@ class Remover:
         self.stopper: Stopper | None = None
 
     async def remove(self, name: str, *, force: bool, volumes: bool, link: bool) -> None:
-        """volumes: anonymous ones too. link: the name is a link's, which we do not have."""
-        container = self._core.table.get(name)
+        """volumes: anonymous ones too. link: the name is a link's, and only that goes."""
         if link:
-            raise InvalidParameter("Conflict, cannot remove the default link name of the container")
+            await links.remove(self._core, name)
+            return
+        container = self._core.table.get(name)
         if container.state.removing:
             raise Conflict(f"removal of container {name} is already in progress")
         if container.state.running:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from gantry.containers import listfilter
+from gantry.containers import links, listfilter
 from gantry.containers.clock import human, rfc3339
 from gantry.containers.core import Core
 from gantry.containers.record import Container, MountRecord
@@ -66,7 +66,10 @@ class Views:
             "ProcessLabel": "",
             "AppArmorProfile": "",
             "ExecIDs": list(container.live.execs) or None,
-            "HostConfig": msgspec.to_builtins(record.host_config),
+            "HostConfig": {
+                **msgspec.to_builtins(record.host_config),
+                "Links": links.shown(core, record),
+            },
             "GraphDriver": self._graph_driver(container),
             "Mounts": self.mounts(container),
             "Config": msgspec.to_builtins(record.config),
@@ -188,16 +191,19 @@ class Views:
             )
         else:
             chosen = [c for c in containers if c.state.running]
+        linked = links.names(core)
         if size:
-            return [self._sized(c, now) for c in chosen]
-        rows = [self.row(c, now) for c in chosen]
+            return [self._sized(c, now, linked.get(c.id, ())) for c in chosen]
+        rows = [self.row(c, now, linked.get(c.id, ())) for c in chosen]
         if plain:
             self._running = (key, rows)
         return rows
 
-    def row(self, container: Container, now: float) -> bytes:
-        """One encoded row."""
+    def row(self, container: Container, now: float, linked: Sequence[str] = ()) -> bytes:
+        """One encoded row. linked: its further names."""
         status = status_text(container, now)
+        if linked:
+            return _encode(self.summary(container, status, linked))
         key = (container.state, container.record, container.live.sandbox, self._name_of(container))
         cached = container.live.row
         if cached is not None and cached[1] == status and _same(cached[0], key):
@@ -211,8 +217,8 @@ class Views:
         container.live.row = (key, status, row)
         return row
 
-    def _sized(self, container: Container, now: float) -> bytes:
-        summary = self.summary(container, status_text(container, now))
+    def _sized(self, container: Container, now: float, linked: Sequence[str]) -> bytes:
+        summary = self.summary(container, status_text(container, now), linked)
         own, whole = self.sizes(container)
         if own:
             summary["SizeRw"] = own
@@ -230,7 +236,7 @@ class Views:
             return record.image
         return record.config.image if found.id == record.image else record.image
 
-    def summary(self, container: Container, status: str) -> Json:
+    def summary(self, container: Container, status: str, linked: Sequence[str] = ()) -> Json:
         """One row as a dict."""
         record, state = container.record, container.state
         command = " ".join([record.path, *(_quoted(arg) for arg in record.args)])
@@ -243,7 +249,7 @@ class Views:
             host["Annotations"] = record.host_config.annotations
         return {
             "Id": record.id,
-            "Names": [f"/{record.name}"],
+            "Names": [f"/{record.name}", *linked],
             "Image": self._name_of(container),
             "ImageID": record.image,
             "Command": command,

@@ -9,6 +9,11 @@ connection are two different things here, unlike in plain HTTP.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
+import time
 from collections import deque
 from typing import Final, Protocol
 
@@ -17,6 +22,12 @@ HIGH_WATER: Final = 256 * 1024
 
 LINGER: Final = 30.0
 """Seconds that a finished connection waits for the client to close it too."""
+
+
+HEAD_TIME: Final = 0.05
+"""Seconds at most that the first output waits for the client to have read the head."""
+HEAD_APART: Final = 0.005
+"""Seconds between head and first output where nobody can tell what the client has read."""
 
 
 class Owner(Protocol):
@@ -44,6 +55,7 @@ class RawStream:
         self._discard = False
         self._waiter: asyncio.Future[None] | None = None
         self._gone = asyncio.get_running_loop().create_future()
+        self._begun: float | None = time.monotonic()
         if early:
             self.feed(early)
 
@@ -68,10 +80,26 @@ class RawStream:
 
     async def write(self, data: bytes) -> None:
         """Send; returns when the transport's buffer has room again."""
+        if self._begun is not None:
+            await self._head_first(self._begun)
         if self._lost:
             raise ConnectionResetError("the client has gone away")
         self._transport.write(data)
         await self._owner._drain_helper()
+
+    async def _head_first(self, begun: float) -> None:
+        """Until the client has read the head, if that can be seen.
+
+        docker-py reads the head through a buffer and the rest from the bare socket: output
+        that came in one read with the head would be lost on it.
+        """
+        while not self._lost and time.monotonic() < begun + HEAD_TIME:
+            await asyncio.sleep(0)  # uvloop sends at the end of its turn
+            unread = _unread(self._transport)
+            if unread == 0 or (unread is None and time.monotonic() >= begun + HEAD_APART):
+                break
+            await asyncio.sleep(0.001)
+        self._begun = None
 
     async def finish(self) -> None:
         """All output was given: half-close, then wait (not for ever) for the client's end.
@@ -134,3 +162,15 @@ class RawStream:
             self._paused = False
             if not self._lost:
                 self._transport.resume_reading()
+
+
+def _unread(transport: asyncio.Transport) -> int | None:
+    """Bytes that the peer of a unix socket has not read yet (SIOCOUTQ); None for others."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX or transport.is_closing():
+        return None
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):
+        return None
+    return int(struct.unpack("i", answer)[0])

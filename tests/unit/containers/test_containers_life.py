@@ -193,7 +193,9 @@ def test_restart_policies(tmp_path: Path) -> None:
         twice = HostConfig(restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=2))
         failing = await world.run("sh", "-c", "exit 1", host=twice)
         async with asyncio.timeout(5):
-            assert await world.wait(failing) == 1
+            while world.status(failing) != "exited":  # a wait is over before every restart
+                assert await world.wait(failing) == 1
+                await asyncio.sleep(0.01)
         assert world.containers.inspect(failing, size=False)["RestartCount"] == 2
         fine = await world.run("true", host=twice)
         assert await world.wait(fine) == 0

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gantry.api import params
 from gantry.api.backend import ByteStream
 from gantry.api.call import MULTIPLEXED, RAW_STREAM, Call
-from gantry.api.pump import pump
+from gantry.api.pump import Framed, Unframed, pump
 from gantry.api.router import Route
 from gantry.http.reply import TAKEN, Sendable
 from gantry.model.container import ExecCreate, Wire
@@ -118,7 +118,10 @@ async def exec_start(call: Call) -> Sendable:
         if given:
             terminal = execs.tty(call.name)
             stdin = bool(execs.inspect(call.name).get("OpenStdin"))
-            await pump(raw, given[0], stdin=stdin, close_stdin=not terminal)
+            process = given[0]
+            if terminal != options.tty:  # what the client can read is what it asked for here
+                process = Unframed(process) if options.tty else Framed(process)
+            await pump(raw, process, stdin=stdin, close_stdin=not terminal)
     except GantryError as error:
         await raw.write(error_text(f"{error}\r\n", options.tty))
     finally:

@@ -136,7 +136,7 @@ async def load(call: Call) -> Sendable:
     """POST /images/load."""
     _platform_of_archive(call)
     source = call.backends.images.load(call.stream(), quiet=call.flag("quiet", default=True))
-    return await call.progress(source)
+    return await call.progress(source, begun=True)
 
 
 async def save(call: Call) -> Sendable:

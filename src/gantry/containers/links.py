@@ -1,0 +1,61 @@
+"""Legacy links: who calls whom by which name (moby daemon/links.go).
+
+A link is `HostConfig.Links`' "NAME[:ALIAS]" of the container that uses it. It gives the one
+that is named a further name, "/USER/ALIAS", which `ps` shows and `rm --link` takes away.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gantry.containers.core import Core, encode_record
+from gantry.containers.record import Record
+from gantry.model.errors import InvalidParameter, NotFound
+
+
+def parse(link: str) -> tuple[str, str]:
+    """(container, alias) of one entry; the alias is the name where none is given."""
+    name, _, alias = link.partition(":")
+    name = name.removeprefix("/")
+    return name, alias.rpartition("/")[2] or name
+
+
+def shown(core: Core, record: Record) -> list[str] | None:
+    """`HostConfig.Links` as inspect shows it: "/NAME:/USER/ALIAS"."""
+    found = []
+    for link in record.host_config.links or ():
+        name, alias = parse(link)
+        target = core.table.find(name)
+        if target is not None:
+            found.append(f"/{target.name}:/{record.name}/{alias}")
+    return found or None
+
+
+def names(core: Core) -> dict[str, list[str]]:
+    """Further names of containers by links, by id."""
+    found: dict[str, list[str]] = {}
+    for container in core.table:
+        for link in container.record.host_config.links or ():
+            name, alias = parse(link)
+            target = core.table.find(name)
+            if target is not None:
+                found.setdefault(target.id, []).append(f"/{container.name}/{alias}")
+    return found
+
+
+async def remove(core: Core, name: str) -> None:
+    """Forget the link "USER/ALIAS". InvalidParameter, NotFound."""
+    user, _, alias = name.removeprefix("/").partition("/")
+    if not alias:
+        raise InvalidParameter("Conflict, cannot remove the default link name of the container")
+    container = core.table.find(user)
+    if container is None:
+        raise NotFound(f"Cannot get parent /{user} for link name /{user}/{alias}")
+    async with container.lock:
+        host = container.record.host_config
+        kept = [link for link in host.links or () if parse(link)[1] != alias]
+        if len(kept) == len(host.links or ()):
+            raise NotFound(f"No such link: /{user}/{alias}")
+        record = replace(container.record, host_config=replace(host, links=kept or None))
+        await core.store.replace(container.id, container.name, encode_record(record))
+        container.record = record
