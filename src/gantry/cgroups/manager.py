@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gantry.cgroups.group import Cgroup
 from gantry.cgroups.layout import detect
 from gantry.cgroups.v1 import V1Cgroup
+from gantry.kernel import procfs
 from gantry.model.record import EMPTY
 from gantry.model.resources import Resources
 
@@ -58,3 +59,18 @@ def reopen(paths: Mapping[str, str], systemd_unit: str = "") -> Cgroup:
     from gantry.cgroups.systemd_manager import outer_uid
 
     return SystemdCgroup(inner, systemd_unit, user=outer_uid() != 0)
+
+
+def of_process(pid: int) -> Cgroup:
+    """The cgroup that a process is in. OSError: there is no such process."""
+    layout = detect()
+    own = procfs.cgroups(pid)
+    if layout.pure:
+        from gantry.cgroups.v2 import V2Cgroup
+
+        return V2Cgroup(layout, layout.unified + own[""])
+    return V1Cgroup(
+        layout,
+        {name: layout.controllers[name] + path for name, path in own.items()
+         if name in layout.controllers},
+    )  # fmt: skip

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gantry.cgroups import manager
 from gantry.kernel import mountapi, syscalls
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.mounts.apply import apply
@@ -27,6 +28,7 @@ from gantry.shim.backend import (
     read_if_there,
 )
 from gantry.shim.pipes import ChildFds
+from gantry.shim.stats import runc_stats
 
 
 class ExternalContainer:
@@ -108,7 +110,14 @@ class ExternalContainer:
         return [int(pid) for pid in found or ()]  # runc says null for none
 
     def stats(self) -> bytes:
-        document = json.loads(self._run("events", "--stats", self._id))
+        try:
+            document = json.loads(self._run("events", "--stats", self._id))
+        except RuntimeFailed:
+            # crun has no such command: what its container's cgroup says, then.
+            pids = self.pids()
+            if not pids:
+                raise
+            document = runc_stats(manager.of_process(pids[0]).stats())
         return json.dumps(document.get("data", document)).encode()
 
     def delete(self) -> None:
