@@ -47,6 +47,10 @@ _log = logging.getLogger(__name__)
 MIN_VERSION: Final = 24
 MAX_VERSION: Final = 55
 
+COMPOSE_V1: Final = ("docker-compose/1.", 41)
+"""Compose v1 asks for the newest version there is, but reads the answers of 1.41 (an image's
+ContainerConfig, an event's id), which 1.45 and 1.52 did away with: it gets those."""
+
 
 def make_app(
     backends: Backends,
@@ -199,6 +203,10 @@ class App:
             raise InvalidParameter(
                 f"{method} {route.pattern} requires minimum API version 1.{route.since}"
             )
+        if version > COMPOSE_V1[1] and request.headers.get("User-Agent", "").startswith(
+            COMPOSE_V1[0]
+        ):
+            version = COMPOSE_V1[1]
         call = Call(self, request, version, name, query)
         if rest:
             call.rest = rest
