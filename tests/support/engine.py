@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,10 +238,10 @@ class Engine:
         points = [line.split(" ")[4] for line in table]
         return [point for point in points if point.startswith(str(self.root))]
 
-    def pss(self) -> int:
-        """Return the memory of all the engine's processes (PSS, bytes)."""
+    def pss(self, but: Collection[int] = ()) -> int:
+        """Return the memory of all the engine's processes (PSS, bytes), `but` some."""
         total = 0
-        for pid in self.processes():
+        for pid in set(self.processes()).difference(but):
             if found := re.search(r"^Pss:\s+(\d+) kB", read(f"/proc/{pid}/smaps_rollup"), re.M):
                 total += int(found[1]) * 1024
         return total

@@ -193,6 +193,8 @@ class _Applier:
         if not entry.link:
             raise ArchiveError(f"{_show(name)}: symlink to nothing")
         os.symlink(entry.link, base, dir_fd=at)
+        if self._overlay:
+            self.size += len(entry.link)  # as Docker's overlay2 counts (lstat's st_size)
         self._attributes(at, base, entry)
 
     def _device(self, at: int, base: bytes, entry: Entry, reader: TarReader, name: bytes) -> None:

@@ -25,7 +25,8 @@ _AHEAD: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """diff_id: digest of the uncompressed tar. size: bytes of file data."""
+    """diff_id: digest of the uncompressed tar; "" when that is the blob's, which somebody else
+    finds out (`hashed`). size: bytes of file data."""
 
     diff_id: str
     size: int
@@ -106,18 +107,25 @@ def unpack(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     umask: int = 0o777,
     fresh: bool = False,
+    hashed: bool = False,
 ) -> Unpacked:
-    """Errors as `apply_layer` raises them, and those of `source`."""
+    """hashed: somebody hashes the blob's bytes anyway, here only inflated ones are.
+
+    Errors as `apply_layer` raises them, and those of `source`."""
     digest = hashlib.sha256()
     kind = Compression.NONE
     inner: Source | None = None
+
+    def wanted(kind: Compression) -> bool:
+        return not hashed or kind is not Compression.NONE
 
     def plain() -> bytes:
         nonlocal inner, kind
         if inner is None:
             kind, inner = decompress(source)
         piece = inner()
-        digest.update(piece)
+        if wanted(kind):
+            digest.update(piece)
         return piece
 
     ahead = Ahead(plain)
@@ -127,6 +135,5 @@ def unpack(
         reader.drain()
     finally:
         ahead.close()
-    return Unpacked(
-        "sha256:" + digest.hexdigest(), applied.size, applied.entries, applied.implicit, kind
-    )
+    diff_id = "sha256:" + digest.hexdigest() if wanted(kind) else ""
+    return Unpacked(diff_id, applied.size, applied.entries, applied.implicit, kind)

@@ -3,7 +3,7 @@
 FD is one end of a SOCK_SEQPACKET pair; every message is one JSON object::
 
     engine → worker   {"op": "unpack", "flavour": "overlay", "fresh": true,
-                       "to": 0, "end": null}      + fds: data file, folder
+                       "hashed": false, "to": 0, "end": null}      + fds: data file, folder
     worker → engine   {"want": 4096}              all before has been read
     engine → worker   {"to": 8192, "end": null}   so many bytes are there now; end: in all
     worker → engine   {"at": 1048576}             so many have been read (progress)
@@ -66,7 +66,13 @@ def _job(channel: socket.socket, message: dict[str, Any], data: int, root: int) 
         flavour = Flavour(message["flavour"])
         source = FileSource(data, feed.available)
         done = unpack(
-            source, root, flavour, limits=limits, fresh=message.get("fresh", False), umask=0
+            source,
+            root,
+            flavour,
+            limits=limits,
+            umask=0,
+            fresh=message.get("fresh", False),
+            hashed=message.get("hashed", False),
         )
         result = {
             "diff_id": done.diff_id,

@@ -152,6 +152,7 @@ class Creator:
             msgspec.json.encode(document),
             [*below, top],
             references=[reference] if reference is not None else [],
+            tagged=True,
             parent=parent,
             container=container,
         )
@@ -188,7 +189,8 @@ class Creator:
 
     async def _diff_id(self, layer: _Layer) -> str:
         if layer.pending is not None:
-            return (await layer.pending.job.result()).diff_id
+            unpacked = await layer.pending.job.result()
+            return unpacked.diff_id or layer.descriptor.digest
         return await off_loop(self._hash_plain, layer.descriptor.digest)
 
     def _hash_plain(self, digest: str) -> str:
@@ -273,8 +275,6 @@ async def _receive(body: AsyncIterator[bytes], write: Write) -> str:
         first = inlet.read()
         while first and len(first) < 300 and (more := inlet.read()):
             first += more
-        if not first:
-            raise InvalidParameter("unexpected EOF")
         kind = detect(first)
         source: Source = Pushback(inlet.read, first)
         if kind not in MEDIA_TYPES:

@@ -24,7 +24,7 @@ from gantry.images import messages, remote
 from gantry.images.bridge import off_loop
 from gantry.images.catalog import Catalog
 from gantry.images.create import CommitRequest, Creator
-from gantry.images.fetch import open_url
+from gantry.images.fetch import Fetched, open_url
 from gantry.images.filters import Filters
 from gantry.images.layers import PREFIX, Layers
 from gantry.images.load import Loader
@@ -77,7 +77,7 @@ class Images:
         self._workers = Workers()
         self.layers = Layers(content, snapshots, self._workers)
         self._registrar = Registrar(self.catalog, store, content, self.layers, emit)
-        self._shower = Shower(self.catalog, self.layers, self._users)
+        self._shower = Shower(self.catalog, content, self.layers, self._users)
         self._remover = Remover(self._registrar, self._users)
         self._loader = Loader(self._registrar)
         self._saver = Saver(self._registrar)
@@ -102,7 +102,9 @@ class Images:
         stored = self._store.load()
         for record in stored.images:
             try:
-                self.catalog.add(record, self._registrar.read_document(record))
+                image = self.catalog.add(record, self._registrar.read_document(record))
+                sizes = zip(image.chain_ids, image.layer_sizes, strict=True)
+                self.layers.sizes.update(sizes)
             except (GantryError, OSError) as error:
                 _log.error("image %s is damaged and left out: %s", record.id, error)
         for reference in stored.references:
@@ -201,11 +203,13 @@ class Images:
     ) -> AsyncIterator[Message]:
         """source: the tar's bytes, or a URL to fetch it from."""
         reference = make_reference(repo, tag) if repo else None
+        fetched: Fetched | None = None
         async with contextlib.AsyncExitStack() as scope:
             if isinstance(source, str):
-                yield messages.status(f"Downloading from {source}")
-                source = await scope.enter_async_context(open_url(source))
                 message = message or f"Imported from {source}"
+                fetched = await scope.enter_async_context(open_url(source))
+                yield messages.status(f"Downloading from {fetched.url}")
+                source = fetched.body
             async for line in self._creator.import_(
                 source,
                 reference=reference,
@@ -213,6 +217,8 @@ class Images:
                 changes=changes,
                 platform=platform,
             ):
+                if fetched is not None:
+                    yield messages.progress("Importing", "", fetched.size, fetched.size)
                 yield line
 
     def pull(self, ref: str, *, tag: str, platform: str, auth: Json) -> AsyncIterator[Message]:
@@ -245,7 +251,9 @@ class Images:
         shared_size: bool = False,
         manifests: bool = False,
     ) -> Sequence[ImageSummary]:
-        return self._shower.rows(filters, everything=everything, shared_size=shared_size)
+        return self._shower.rows(
+            filters, everything=everything, shared_size=shared_size, manifests=manifests
+        )
 
     # ---- inside
 
@@ -296,7 +304,7 @@ def make_reference(repo: str, tag: str) -> Reference:
     """A name to give to an image, from the API's repo and tag. InvalidParameter."""
     reference = parse(repo)
     if reference.digest:
-        raise InvalidParameter("refusing to create a tag with a digest reference")
+        raise InvalidParameter("cannot import digest reference")
     if tag:
         reference = reference.with_tag(tag)
     reference = reference.with_default_tag()

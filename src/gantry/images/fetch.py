@@ -1,29 +1,46 @@
-"""Fetch a file by URL, for `docker import URL`."""
+"""Fetch a file by URL, for `docker import URL`; errors in the words of Go's HTTP client."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from gantry.model.errors import InvalidParameter, System
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """url: with its scheme. size: bytes of the body, 0 when the server does not say."""
+
+    url: str
+    size: int
+    body: AsyncIterator[bytes]
+
+
 @contextlib.asynccontextmanager
-async def open_url(url: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body of a successful GET. InvalidParameter for what is no http(s) URL."""
+async def open_url(url: str) -> AsyncIterator[Fetched]:
+    """The body of a successful GET. InvalidParameter for what is no http(s) URL, System."""
     import aiohttp
 
     if "://" not in url:
         url = "http://" + url
-    if not url.startswith(("http://", "https://")):
-        raise InvalidParameter(f"unsupported URL {url}")
+    scheme = url.partition("://")[0]
+    if scheme not in ("http", "https"):
+        raise InvalidParameter(f'Get "{url}": unsupported protocol scheme "{scheme}"')
     try:
         async with (
             aiohttp.ClientSession(trust_env=True, auto_decompress=False) as session,
             session.get(url, timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)) as reply,
         ):
             if reply.status >= 400:
-                raise System(f"Got HTTP status code >= 400: {reply.status} {reply.reason}")
-            yield reply.content.iter_chunked(1 << 18)
+                text = (await reply.content.read(1 << 10)).decode(errors="replace")
+                status = f"{reply.status} {reply.reason}"
+                raise System(f'failed to GET {url} with status {status}: "{text.strip()}"')
+            yield Fetched(url, reply.content_length or 0, reply.content.iter_chunked(1 << 18))
+    except aiohttp.ClientConnectorError as error:
+        why = os.strerror(error.errno or 0).lower() if error.errno else str(error.os_error)
+        raise System(f'Get "{url}": dial tcp {error.host}:{error.port}: connect: {why}') from error
     except aiohttp.ClientError as error:
-        raise System(f"error fetching {url}: {error}") from error
+        raise System(f'Get "{url}": {error}') from error

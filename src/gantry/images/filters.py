@@ -60,9 +60,15 @@ def moment(text: str) -> int:
         parsed = parse_time(text + suffix)
         if parsed is not None:
             return parsed
+    if not text.strip():
+        raise InvalidParameter("failed to parse value as time or duration: value is empty")
+    if "-" not in text:
+        raise InvalidParameter(
+            "failed to parse value as time or duration: failed to parse value as"
+            f' time or duration: "{text}"'
+        )
     raise InvalidParameter(
-        f'parsing time "{text}" as "2006-01-02T15:04:05.999999999Z07:00": cannot parse "{text}"'
-        ' as "2006"'
+        f'parsing time "{text}" as "2006-01-02": cannot parse "{text}" as "2006"'
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -62,13 +63,14 @@ class Layers:
         self._making: dict[str, asyncio.Lock] = {}
 
     def begin(self, data: int, *, size: int | None) -> Pending | None:
-        """Start to unpack the file `data`, which may still grow, without its parents.
+        """Start to unpack the file `data`, which may still grow and is hashed by who writes it,
+        without its parents.
 
         None where the driver needs the parents first. For the loop's thread.
         """
         if not self.snapshots.detached_layers:
             return None
-        return self._begin(data, None, size=size)
+        return self._begin(data, None, size=size, hashed=True)
 
     async def drop(self, pending: Pending) -> None:
         """Give up an unpacking, if it was not committed; when this returns it is gone."""
@@ -114,14 +116,23 @@ class Layers:
             known = self.sizes[chain_id] = usage.bytes
         return known
 
+    def plain_digest(self, blob: str) -> str:
+        """The diff id of an uncompressed blob that is in the content store. Blocks."""
+        if blob.startswith("sha256:"):
+            return blob
+        with open(self._content.open(blob), "rb", buffering=0) as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
     # ---- inside
 
-    def _begin(self, data: int, parent: str | None, *, size: int | None) -> Pending:
+    def _begin(
+        self, data: int, parent: str | None, *, size: int | None, hashed: bool = False
+    ) -> Pending:
         key = PREFIX + secrets.token_hex(8)
         self.snapshots.prepare(key, parent)
-        return self._start(data, key, size=size)
+        return self._start(data, key, size=size, hashed=hashed)
 
-    def _start(self, data: int, key: str, *, size: int | None) -> Pending:
+    def _start(self, data: int, key: str, *, size: int | None, hashed: bool = False) -> Pending:
         folder = self.snapshots.layer(key)
         with contextlib.ExitStack() as scope:
             if folder.mounts:
@@ -129,7 +140,8 @@ class Layers:
             else:
                 fd = os.open(folder.path, _FOLDER)
                 scope.callback(os.close, fd)
-            return self._job(data, key, fd, folder.flavour, not folder.lower, scope, size=size)
+            fresh = not folder.lower
+            return self._job(data, key, fd, folder.flavour, fresh, scope, size=size, hashed=hashed)
 
     def _whole(self, data: int, key: str, *, size: int | None) -> Pending:
         """Unpack through the mounted whole of a snapshot, whatever the driver's layers are."""
@@ -147,10 +159,11 @@ class Layers:
         scope: contextlib.ExitStack,
         *,
         size: int | None,
+        hashed: bool = False,
     ) -> Pending:
         """scope: what keeps the folder there; it is closed with the job's end."""
         fresh = fresh or flavour is not Flavour.PLAIN
-        job = self._workers.begin(data, folder, flavour, size=size, fresh=fresh)
+        job = self._workers.begin(data, folder, flavour, size=size, fresh=fresh, hashed=hashed)
         kept = scope.pop_all()
         job.task.add_done_callback(lambda _: kept.close())
         return Pending(key, job)
@@ -171,9 +184,10 @@ class Layers:
                 own, detached = True, False
                 pending = await self._from_blob(layer.blob, parent, whole=True)
                 unpacked = await self._finished(pending, None)
-            if unpacked.diff_id != layer.diff_id:
+            diff_id = unpacked.diff_id or await off_loop(self.plain_digest, layer.blob)
+            if diff_id != layer.diff_id:
                 raise InvalidParameter(
-                    f"wrong diff id calculated on extraction {unpacked.diff_id!r},"
+                    f"wrong diff id calculated on extraction {diff_id!r},"
                     f" expected {layer.diff_id!r}"
                 )
             await off_loop(self._commit, chain_id, pending.key, parent if detached else None)

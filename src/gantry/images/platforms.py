@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,14 @@ _ARCHITECTURES: Final = {
     "i686": ("386", ""),
     "i386": ("386", ""),
 }
+_KNOWN: Final = frozenset(
+    {"386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le"}
+    | {"ppc64", "ppc64le", "riscv64", "s390", "s390x", "sparc64", "wasm"}
+)
+_SYSTEMS: Final = frozenset(
+    {"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "wasip1"}
+)
+_COMPONENT: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _ARM: Final = ("v8", "v7", "v6", "v5")
 
 
@@ -52,17 +61,27 @@ HOST: Final = Wanted("linux", *normalise(os.uname().machine))
 
 
 def parse_platform(text: str) -> Wanted:
-    """`os[/arch[/variant]]` or an architecture alone. InvalidParameter."""
+    """`os[/arch[/variant]]` or an architecture alone (containerd's `platforms.Parse`).
+    InvalidParameter."""
     parts = text.split("/")
-    if len(parts) > 3 or not all(
-        part and part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts
-    ):
-        raise InvalidParameter(f'"{text}": unknown operating system or architecture')
-    if len(parts) == 1:
-        if parts[0].lower() in ("linux", "windows", "darwin", "freebsd"):
-            return Wanted(parts[0].lower(), HOST.architecture, HOST.variant)
-        return Wanted(HOST.os, *normalise(parts[0]))
-    return Wanted(parts[0].lower(), *normalise(*parts[1:]))
+    for part in parts[:4]:
+        if not _COMPONENT.fullmatch(part):
+            raise InvalidParameter(
+                f'"{part}" is an invalid component of "{text}": platform specifier component must'
+                f' match "^{_COMPONENT.pattern}$": invalid argument'
+            )
+    if len(parts) > 3:
+        raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
+    if len(parts) > 1:
+        return Wanted(parts[0].lower(), *normalise(*parts[1:]))
+    if parts[0].lower() in _SYSTEMS:
+        return Wanted(parts[0].lower(), HOST.architecture, HOST.variant)
+    architecture, variant = normalise(parts[0])
+    if architecture not in _KNOWN:
+        raise InvalidParameter(
+            f'"{text}": unknown operating system or architecture: invalid argument'
+        )
+    return Wanted(HOST.os, architecture, variant)
 
 
 def rank(platform: Platform, wanted: Wanted) -> int | None:

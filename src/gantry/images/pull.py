@@ -105,12 +105,16 @@ class Puller:
     async def _pull(
         self, reference: Reference, wanted: Wanted | None, credentials: Credentials, say: Say
     ) -> GantryError | None:
+        warnings: list[str] = []
+
         async def action(remote: Remote) -> bool:
+            warnings.clear()
             if reference.tag or reference.digest:
-                return await _Pull(self, remote, reference, wanted, say).run()
+                return await _Pull(self, remote, reference, wanted, say, warnings).run()
             news = False
             for tag in await remote.tags():
-                news |= await _Pull(self, remote, reference.with_tag(tag), wanted, say).run()
+                one = _Pull(self, remote, reference.with_tag(tag), wanted, say, warnings)
+                news |= await one.run()
             return news
 
         try:
@@ -119,6 +123,8 @@ class Puller:
             return of_pull(error, reference.familiar_name, reference.familiar)
         text = "Downloaded newer image for" if news else "Image is up to date for"
         say(messages.status(f"Status: {text} {reference.familiar}"))
+        for warning in warnings:
+            say(messages.status(f"WARNING: {warning}"))
         self._registrar.pull_event(reference)
         return None
 
@@ -137,7 +143,13 @@ class _Pull:
     """One tag or digest."""
 
     def __init__(
-        self, puller: Puller, remote: Remote, reference: Reference, wanted: Wanted | None, say: Say
+        self,
+        puller: Puller,
+        remote: Remote,
+        reference: Reference,
+        wanted: Wanted | None,
+        say: Say,
+        warnings: list[str],
     ) -> None:
         self._registrar = puller.registrar
         self._catalog = puller.registrar.catalog
@@ -147,6 +159,8 @@ class _Pull:
         self._reference = reference
         self._wanted = wanted
         self._say = say
+        self._warnings = warnings
+        self._by_index = False
 
     async def run(self) -> bool:
         """Whether anything is new."""
@@ -164,8 +178,7 @@ class _Pull:
         image = self._catalog.images.get(manifest.config.digest)
         if image is None:
             image = await self._fetch(raw, manifest)
-        else:
-            self._check_platform(image.os, image.architecture, image.variant)
+        self._check_platform(image)
         self._say(messages.status(f"Digest: {found.digest}"))
         return await self._name(image, found.digest)
 
@@ -210,6 +223,7 @@ class _Pull:
             chosen = choose(_images_of(read_index(found.raw).manifests), wanted)
             if chosen is None:
                 raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+            self._by_index = True
             found = await self._remote.get(chosen.digest)
             if found.size != chosen.size:
                 raise InvalidParameter(
@@ -232,15 +246,17 @@ class _Pull:
             )
         if len(document.diff_ids) != len(manifest.layers):
             raise InvalidParameter("layers from manifest don't match image configuration")
-        self._check_platform(document.os or "linux", document.architecture, document.variant)
         return config
 
-    def _check_platform(self, os: str, architecture: str, variant: str) -> None:
-        """Docker warns where a lone manifest is of another platform than asked for."""
+    def _check_platform(self, image: Image) -> None:
+        """Docker takes an image that comes alone whatever its platform, and warns; of one that
+        an index names, the index is believed."""
         wanted = self._wanted
-        if wanted is not None and not matches(os, architecture, variant, wanted):
-            have = "/".join(part for part in (os, architecture, variant) if part)
-            raise NotFound(
+        if wanted is None or self._by_index:
+            return
+        if not matches(image.os, image.architecture, image.variant, wanted):
+            have = "/".join(part for part in (image.os, image.architecture, image.variant) if part)
+            self._warnings.append(
                 f"image with reference {self._reference.familiar} was found but its platform"
                 f" ({have}) does not match the specified platform ({wanted})"
             )
@@ -338,11 +354,19 @@ class _Board:
     def changed(self, transfer: Transfer) -> None:
         """Phases are told at once, bytes at the next tick."""
         digest = transfer.descriptor.digest
-        if self._shown.get(digest) != transfer.phase:
-            self._shown[digest] = transfer.phase
-            self._tell(transfer)
-        else:
+        before = self._shown.get(digest)
+        if before == transfer.phase:
             self._dirty.add(transfer)
+            return
+        self._shown[digest] = transfer.phase
+        identity = messages.short(digest)
+        if before == DOWNLOADING and transfer.current == transfer.total:
+            self._say(messages.progress(DOWNLOADING, identity, transfer.total, transfer.total))
+        if transfer.phase == COMPLETE:
+            self._say(messages.progress(COMPLETE, identity))
+            self._dirty.add(transfer)
+        else:
+            self._tell(transfer)
 
     def done(self, position: int) -> None:
         if position not in self._finished:

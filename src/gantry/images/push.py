@@ -26,7 +26,7 @@ from gantry.oci.image import MAX_DOCUMENT, OCI_MANIFEST, Descriptor, read_manife
 from gantry.oci.image_reference import Reference, parse
 from gantry.registry.auth import Credentials
 from gantry.registry.client import RegistryClient
-from gantry.registry.errors import RegistryError, TransportError
+from gantry.registry.errors import AuthorizationError, RegistryError, TransportError
 from gantry.registry.remote import Remote
 
 _PIECE: Final = 1 << 20
@@ -92,6 +92,8 @@ class Pusher:
                     await _Push(self, remote, one, image, say, slots).run()
 
             await self._client.attempt(reference, credentials, action, push=True)
+        except AuthorizationError as error:
+            return System(error.reason)
         except GantryError as error:
             return error
         self._registrar.push_event(reference)
@@ -240,6 +242,8 @@ class _Push:
         if name:
             self._say(messages.progress("Pushing", name, 0, size))
         await self._remote.upload(location, digest, size, pieces)
+        if name:
+            self._say(messages.progress("Pushing", name, size, size))
         self._tell("Pushed", name)
 
     async def _mount(self, digest: str, name: str) -> str | None:

@@ -73,8 +73,11 @@ class Registrar:
         container: str = "",
         done: Callable[[int], None] | None = None,
         drop_leases: Sequence[str] = (),
+        tagged: bool = False,
     ) -> Image:
         """Unpack what is missing and make the image exist, with its names.
+
+        tagged: its names were given here, which `LastTagTime` tells of.
 
         config and manifest are stored as they are; without a manifest one is made. Errors as
         `Layers.assemble`; nothing is registered then.
@@ -108,6 +111,7 @@ class Registrar:
                         document,
                         references,
                         Change(put_sources=sources, drop_leases=drop_leases),
+                        tagged=tagged,
                     )
         except BaseException:
             self.drop_layers(chain)
@@ -119,6 +123,8 @@ class Registrar:
         document: ConfigDocument,
         references: Sequence[Reference],
         more: Change,
+        *,
+        tagged: bool,
     ) -> Image:
         known = self.catalog.records.get(record.id)
         if known is not None:
@@ -128,7 +134,7 @@ class Registrar:
                 parent=known.parent or record.parent,
                 container=known.container or record.container,
             )
-        if any(not reference.digest for reference in references):
+        if tagged and references:
             record = replace(record, last_tag_time_ns=time.time_ns())
         names = [ReferenceRecord(str(reference), record.id) for reference in references]
         await self.store.apply(replace(more, put_images=(record,), put_references=names))

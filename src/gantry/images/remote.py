@@ -13,7 +13,7 @@ from gantry.oci.image import INDEXES, MANIFESTS, Platform, decode, read_index, r
 from gantry.oci.image_reference import parse_any
 from gantry.registry.auth import Credentials
 from gantry.registry.client import RegistryClient
-from gantry.registry.errors import RegistryError
+from gantry.registry.errors import RegistryError, of_answer
 from gantry.registry.remote import Remote
 
 Json = dict[str, Any]
@@ -72,4 +72,7 @@ async def distribution(client: RegistryClient, name: str, auth: Json) -> Json:
             "Platforms": [msgspec.to_builtins(platform) for platform in platforms] or None,
         }
 
-    return await client.attempt(reference, Credentials.of_json(auth), action)
+    try:
+        return await client.attempt(reference, Credentials.of_json(auth), action)
+    except RegistryError as error:
+        raise of_answer(error) from error

@@ -86,7 +86,10 @@ class Saver:
                 for reference, identity in found:
                     add(self._catalog.images[identity], None if reference.digest else reference)
                 if not found:
-                    add(self._catalog.resolve(name), None)
+                    try:
+                        add(self._catalog.resolve(name), None)
+                    except NotFound:
+                        raise NotFound(f"No such image: {name}")
             else:
                 image = self._catalog.resolve(name)
                 add(image, meant if self._catalog.find(meant) and not meant.digest else None)

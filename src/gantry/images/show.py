@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
+from gantry.content.store import ContentStore
 from gantry.images.catalog import Catalog
 from gantry.images.filters import Filters, flag, match_labels, moment, path_match, validate
 from gantry.images.layers import Layers
@@ -17,9 +20,14 @@ from gantry.model.image import (
     ImageInspect,
     ImageMetadata,
     ImageSummary,
+    ManifestDescriptor,
+    ManifestImage,
+    ManifestSize,
+    ManifestSummary,
     RootFS,
+    UnpackedSize,
 )
-from gantry.oci.image import format_time, parse_time
+from gantry.oci.image import MAX_DOCUMENT, OCI_MANIFEST, format_time, parse_time, read_manifest
 from gantry.oci.image_reference import Reference
 
 _LIST = frozenset({"dangling", "label", "before", "since", "until", "reference"})
@@ -28,13 +36,21 @@ _LIST = frozenset({"dangling", "label", "before", "since", "until", "reference"}
 class Shower:
     """See the module. Answers come from memory."""
 
-    def __init__(self, catalog: Catalog, layers: Layers, users: ImageUsers) -> None:
+    def __init__(
+        self, catalog: Catalog, content: ContentStore, layers: Layers, users: ImageUsers
+    ) -> None:
         self._catalog = catalog
+        self._content = content
         self._layers = layers
         self._users = users
 
-    def rows(self, filters: Filters, *, everything: bool, shared_size: bool) -> list[ImageSummary]:
-        """Newest first. InvalidParameter for a bad filter, NotFound for an image in one."""
+    def rows(
+        self, filters: Filters, *, everything: bool, shared_size: bool, manifests: bool = False
+    ) -> list[ImageSummary]:
+        """Newest first. manifests: with each image's, which is read from the disk.
+
+        InvalidParameter for a bad filter, NotFound for an image in one.
+        """
         validate(filters, _LIST)
         dangling_only = flag(filters, "dangling", False)
         before, since = self._bounds(filters)
@@ -62,6 +78,8 @@ class Shower:
             if dangling_only and (tags or parented):
                 continue
             row = self._summary(image, tags, digests, shared)
+            if manifests:
+                row = msgspec.structs.replace(row, manifests=[self._manifest(image)])
             rows.append((created or 0, row))
         rows.sort(key=lambda pair: pair[0], reverse=True)
         return [row for _, row in rows]
@@ -165,6 +183,28 @@ class Shower:
             repo_tags=list(tags),
             shared_size=shared_size,
             size=image.size,
+        )
+
+    def _manifest(self, image: Image) -> ManifestSummary:
+        record = self._catalog.records[image.id]
+        raw = self._content.read(record.manifest, MAX_DOCUMENT)
+        blobs = sum(self._content.size(digest) or 0 for digest in (*record.blobs, record.id))
+        content = len(raw) + blobs
+        platform = {"architecture": image.architecture, "os": image.os, "variant": image.variant}
+        users = [container for container, _ in self._users.containers_using(image.id)]
+        return ManifestSummary(
+            id=record.manifest,
+            descriptor=ManifestDescriptor(
+                media_type=read_manifest(raw).media_type or OCI_MANIFEST,
+                digest=record.manifest,
+                size=len(raw),
+            ),
+            size=ManifestSize(content=content, total=content + image.size),
+            image_data=ManifestImage(
+                platform={key: value for key, value in platform.items() if value},
+                containers=users,
+                size=UnpackedSize(unpacked=image.size),
+            ),
         )
 
     def _names(

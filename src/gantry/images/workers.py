@@ -46,11 +46,12 @@ class Job:
     `abort` makes `result` raise ArchiveError("cancelled"). Both fds are duplicated.
     """
 
-    def __init__(self, data: int, folder: int, flavour: Flavour, fresh: bool) -> None:
+    def __init__(self, data: int, folder: int, flavour: Flavour, fresh: bool, hashed: bool) -> None:
         self.data = os.dup(data)
         self.folder = os.dup(folder)
         self.flavour = flavour
         self.fresh = fresh
+        self.hashed = hashed
         self.task: asyncio.Task[Unpacked | Exception]
         self.progress: Callable[[int], None] | None = None
         """Called on the loop with how many bytes of the blob have been applied."""
@@ -120,6 +121,7 @@ class Job:
                 "op": "unpack",
                 "flavour": self.flavour.value,
                 "fresh": self.fresh,
+                "hashed": self.hashed,
                 "to": self._there,
                 "end": self._end,
             }
@@ -189,13 +191,21 @@ class Workers:
         self._tasks = TaskOwner("unpack")
 
     def begin(
-        self, data: int, folder: int, flavour: Flavour, *, size: int | None, fresh: bool = True
+        self,
+        data: int,
+        folder: int,
+        flavour: Flavour,
+        *,
+        size: int | None,
+        fresh: bool = True,
+        hashed: bool = False,
     ) -> Job:
         """Start a job; it waits for a free worker. size: of the blob, where it is known.
+        hashed: see `gantry.archive.unpack`.
 
         For the loop's thread.
         """
-        job = Job(data, folder, flavour, fresh)
+        job = Job(data, folder, flavour, fresh, hashed)
         small = None if size is None else size < SMALL
         job.task = self._tasks.spawn(self._run(job, small), "layer")
         return job
@@ -273,7 +283,13 @@ class Workers:
 
 def _in_thread(job: Job) -> Unpacked:
     try:
-        return unpack(FileSource(job.data, job.available), job.folder, job.flavour, fresh=job.fresh)
+        return unpack(
+            FileSource(job.data, job.available),
+            job.folder,
+            job.flavour,
+            fresh=job.fresh,
+            hashed=job.hashed,
+        )
     except OSError as error:
         raise System(f"cannot unpack layer: {error}") from error
 

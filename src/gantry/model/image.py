@@ -124,8 +124,48 @@ class ImageInspect(Wire, frozen=True, kw_only=True, omit_defaults=True):
     metadata: ImageMetadata = msgspec.field()
 
 
+class ManifestDescriptor(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """An OCI descriptor as the API shows it."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+class ManifestSize(Wire, frozen=True, kw_only=True):
+    """total: content (blobs as they came) and what is unpacked of them."""
+
+    content: int
+    total: int
+
+
+class UnpackedSize(Wire, frozen=True, kw_only=True):
+    unpacked: int
+
+
+class ManifestImage(Wire, frozen=True, kw_only=True):
+    """containers: ids of those made from it."""
+
+    platform: StrMap
+    containers: list[str]
+    size: UnpackedSize
+
+
+class ManifestSummary(Wire, frozen=True, kw_only=True):
+    """One of an image's manifests (`docker image ls --tree`). Of several platforms only the
+    one that was chosen is kept here."""
+
+    id: str = msgspec.field(name="ID")
+    descriptor: ManifestDescriptor
+    available: bool = True
+    size: ManifestSize
+    kind: str = "image"
+    image_data: ManifestImage
+
+
 class ImageSummary(Wire, frozen=True, kw_only=True):
-    """One row of GET /images/json. containers and shared_size: -1 not counted."""
+    """One row of GET /images/json. containers and shared_size: -1 not counted. manifests:
+    only when asked for."""
 
     containers: int
     created: int
@@ -136,6 +176,7 @@ class ImageSummary(Wire, frozen=True, kw_only=True):
     repo_tags: list[str]
     shared_size: int
     size: int
+    manifests: list[ManifestSummary] | msgspec.UnsetType = msgspec.UNSET
 
 
 class HistoryItem(Wire, frozen=True, kw_only=True):

@@ -34,6 +34,8 @@ from gantry.snapshots.trees import disk_usage
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 5.0
+"""Seconds that `close` lets the trash be emptied; the rest goes at the next start."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _LETTERS = {Kind.ACTIVE: "a", Kind.VIEW: "v", Kind.COMMITTED: "c"}
 _KINDS = {letter: kind for kind, letter in _LETTERS.items()}
@@ -67,6 +69,7 @@ class FolderSnapshotter(ABC):
         self._bin: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._sweeper: threading.Thread | None = None
         self._sweep_lock = threading.Lock()
+        self._stopping = False
         try:
             os.makedirs(self._trash, mode=0o700, exist_ok=True)
             os.chmod(root, 0o710)
@@ -195,6 +198,8 @@ class FolderSnapshotter(ABC):
     def close(self) -> None:
         if self._sweeper is not None:
             self._bin.put(None)
+            self._sweeper.join(_PATIENCE)
+            self._stopping = True
             self._sweeper.join()
             self._sweeper = None
 
@@ -306,7 +311,7 @@ class FolderSnapshotter(ABC):
         self._bin.put(identity)
 
     def _sweeping(self) -> None:
-        while (identity := self._bin.get()) is not None:
+        while not self._stopping and (identity := self._bin.get()) is not None:
             self._sweep(identity)
 
     def _sweep(self, identity: str) -> None:

@@ -55,6 +55,10 @@ class OverlaySnapshotter(FolderSnapshotter):
             # The root of the container is the upper folder's: it looks as the image says.
             info = os.stat(self._path(self._parent(entry.parent), "fs"))
             mode, uid, gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
+        for value in options.values():
+            # Of all in it: between projects nothing can be renamed, and overlayfs moves what it
+            # has made in `work` to `fs`.
+            self._quotas().set(path, parse_size(value))
         fs = path + "/fs"
         os.mkdir(fs, 0o755)
         if uid or gid:
@@ -63,11 +67,6 @@ class OverlaySnapshotter(FolderSnapshotter):
             os.chmod(fs, mode)
         if entry.kind is Kind.ACTIVE:
             os.mkdir(path + "/work", 0o700)
-        for value in options.values():
-            quota = self._quotas()
-            size = parse_size(value)
-            quota.set(fs, size)
-            quota.set(path + "/work", size)
 
     def _check_options(self, options: Mapping[str, str]) -> None:
         super()._check_options({k: v for k, v in options.items() if k.lower() != "size"})

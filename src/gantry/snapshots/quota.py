@@ -52,7 +52,7 @@ class ProjectQuota:
             raise System(f"cannot make {self._device}: {error}") from error
         self._limit(_FIRST - 1, 0)
         for name in os.listdir(root):
-            self._next = max(self._next, self._project(os.path.join(root, name, "fs")) + 1)
+            self._next = max(self._next, self._project(os.path.join(root, name)) + 1)
 
     def set(self, folder: str, size: int) -> None:
         """Let `folder`, fresh and empty, hold at most `size` bytes. OSError, System."""

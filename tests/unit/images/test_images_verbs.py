@@ -275,7 +275,6 @@ def test_import(run: Callable[[Body], None]) -> None:
         assert box.images.resolve(nameless).repo_tags == ()
         for data, options in (
             (b"rubbish" * 1000, {}),
-            (b"", {}),
             (BASE, {"changes": ["RUN x"]}),
             (BASE, {"platform": "windows/amd64"}),
             (BASE, {"repo": "UPPER"}),
