@@ -110,6 +110,10 @@ def token_of(document: Mapping[str, Any]) -> Token:
     return Token(value, time.monotonic() + seconds, refresh if isinstance(refresh, str) else "")
 
 
+class NoCredentials(Exception):
+    """The registry wants a user and a password."""
+
+
 class Authorizer:
     """Authorization headers for one registry and one user."""
 
@@ -121,7 +125,10 @@ class Authorizer:
         self.refresh_token = ""
 
     async def header(self, scope: str) -> str | None:
-        """For a request that needs `scope` ("repository:a/b:pull"); None before any challenge."""
+        """For a request that needs `scope` ("repository:a/b:pull"); None before any challenge.
+
+        NoCredentials where a password is wanted and none was given; what `fetch` raises.
+        """
         if self.credentials.registry_token:
             return "Bearer " + self.credentials.registry_token
         for challenge in self._challenges:
@@ -132,7 +139,9 @@ class Authorizer:
                     self.refresh_token = token.refresh or self.refresh_token
                 return "Bearer " + token.value
         for challenge in self._challenges:
-            if challenge.scheme == "basic" and self.credentials.username:
+            if challenge.scheme == "basic":
+                if not self.credentials.username:
+                    raise NoCredentials
                 return self.credentials.basic
         return None
 
@@ -146,5 +155,4 @@ class Authorizer:
             return False
         if any(challenge.scheme == "bearer" for challenge in challenges):
             return fresh
-        basic = any(challenge.scheme == "basic" for challenge in challenges)
-        return fresh and basic and bool(self.credentials.username)
+        return fresh and any(challenge.scheme == "basic" for challenge in challenges)

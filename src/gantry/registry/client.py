@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from gantry.model.errors import GantryError, InvalidParameter, System, Unauthorized
 from gantry.oci.image_reference import Reference
 from gantry.registry.auth import Credentials
-from gantry.registry.errors import DENIED, UNAUTHORIZED, RegistryError, TransportError, parse
+from gantry.registry.errors import AuthorizationError, RegistryError, TransportError, parse
 from gantry.registry.remote import Remote
 from gantry.registry.settings import HUB, INDEX_SERVER, RegistrySettings
 from gantry.registry.transport import Endpoint, Transport, small
 
 T = TypeVar("T")
 Json = dict[str, Any]
+
+_STATUSES: Final = frozenset(HTTPStatus)
 
 
 class RegistryClient:
@@ -91,11 +94,14 @@ class RegistryClient:
             except TransportError as error:
                 failure = _clearer(failure, error)
                 continue
+            except AuthorizationError as error:
+                raise Unauthorized(str(error)) from error
             except RegistryError as error:
-                if error.status in (401, 403) or error.code in (UNAUTHORIZED, DENIED):
-                    url = f"{endpoint.url}/v2/"
-                    raise Unauthorized(f'Get "{url}": {error}') from error
-                raise
+                phrase = HTTPStatus(error.status).phrase if error.status in _STATUSES else ""
+                raise Unauthorized(
+                    f"login attempt to {endpoint.url}/v2/ failed with status:"
+                    f" {error.status} {phrase}".rstrip()
+                ) from error
             except TimeoutError:
                 failure = System(
                     f'Get "{endpoint.url}/v2/": net/http: request canceled'

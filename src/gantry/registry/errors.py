@@ -17,7 +17,15 @@ from typing import Any, Final
 
 import aiohttp
 
-from gantry.model.errors import GantryError, NotFound, System, Unauthorized
+from gantry.model.errors import (
+    Forbidden,
+    GantryError,
+    InvalidParameter,
+    NotFound,
+    System,
+    Unauthorized,
+    Unavailable,
+)
 from gantry.registry.auth import parse_challenges
 
 UNAUTHORIZED: Final = "UNAUTHORIZED"
@@ -56,6 +64,21 @@ _MESSAGES: Final = {
     "BLOB_UPLOAD_INVALID": "blob upload invalid",
     "PAGINATION_NUMBER_INVALID": "invalid number of results requested",
 }
+_KINDS: Final[Mapping[str, type[GantryError]]] = {
+    UNAUTHORIZED: Unauthorized,
+    DENIED: Forbidden,
+    "UNAVAILABLE": Unavailable,
+    NAME_UNKNOWN: NotFound,
+    MANIFEST_UNKNOWN: NotFound,
+    BLOB_UNKNOWN: NotFound,
+    "MANIFEST_BLOB_UNKNOWN": NotFound,
+    "DIGEST_INVALID": InvalidParameter,
+    "SIZE_INVALID": InvalidParameter,
+    "NAME_INVALID": InvalidParameter,
+    "TAG_INVALID": InvalidParameter,
+    "MANIFEST_INVALID": InvalidParameter,
+    "MANIFEST_UNVERIFIED": InvalidParameter,
+}
 _SHOWN: Final = 1000
 """Bytes of an answer nobody can make sense of that are shown."""
 
@@ -74,6 +97,16 @@ class RegistryError(System):
     def final(self) -> bool:
         """Trying again is of no use."""
         return self.code in _FINAL or 400 <= self.status < 500
+
+
+class AuthorizationError(RegistryError):
+    """Nothing was asked of the registry: what it wants of us could not be had. reason: why,
+    without the request that it was for."""
+
+    def __init__(self, method: str, url: str, cause: RegistryError) -> None:
+        text = f'{method.capitalize()} "{url}": {cause}'
+        super().__init__(text, cause.code, cause.status or 401)
+        self.reason = str(cause)
 
 
 class TransportError(System):
@@ -144,7 +177,11 @@ def _in_body(status: int, body: bytes, kind: str) -> tuple[str, str]:
     if not found:
         if status in _BY_STATUS:
             return plain, f"{plain.lower()}: {_MESSAGES[plain]}"
-        why = "no error details found in HTTP response body" if document else "invalid JSON"
+        why = "no error details found in HTTP response body"
+        if not shown:
+            why = "unexpected end of JSON input"
+        elif shown[0] not in '{["0123456789-tfn':
+            why = f"invalid character '{shown[0]}' looking for beginning of value"
         return "", f"error parsing HTTP {status} response body: {why}: {json.dumps(shown)}"
     codes = [_code_of(one) for one in found]
     texts = [
@@ -225,7 +262,7 @@ def _certificate(error: BaseException) -> str:
 
 def of_pull(error: GantryError, familiar_name: str, familiar: str) -> GantryError:
     """What `docker pull` says of a registry's error (moby `translatePullError`)."""
-    if isinstance(error, RegistryError):
+    if isinstance(error, RegistryError) and not isinstance(error, AuthorizationError):
         text = error.first
         if error.code == DENIED:
             return NotFound(
@@ -236,6 +273,11 @@ def of_pull(error: GantryError, familiar_name: str, familiar: str) -> GantryErro
             return NotFound(f"manifest for {familiar} not found: {text}")
         if error.code == NAME_UNKNOWN:
             return NotFound(f"repository {familiar_name} not found: {text}")
-        if error.code == UNAUTHORIZED:
-            return Unauthorized(text)
-    return error
+    return of_answer(error)
+
+
+def of_answer(error: GantryError) -> GantryError:
+    """A registry's error as the engine passes it on: its code gives the kind (moby
+    `statusCodeFromDistributionError`)."""
+    kind = _KINDS.get(error.code) if isinstance(error, RegistryError) else None
+    return error if kind is None else kind(str(error))

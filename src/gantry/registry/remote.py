@@ -21,7 +21,7 @@ from gantry.oci.image import (
 )
 from gantry.oci.image_digest import is_digest
 from gantry.registry.auth import Authorizer
-from gantry.registry.errors import RegistryError, parse
+from gantry.registry.errors import AuthorizationError, RegistryError, parse
 from gantry.registry.transport import Endpoint, Transport, small
 
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"))
@@ -80,6 +80,8 @@ class Remote:
                 size = response.headers.get("Content-Length", "")
                 if is_digest(digest) and size.isdigit():
                     return Found(digest, _media_type(response), int(size))
+        except AuthorizationError:
+            raise
         except RegistryError:
             pass  # a HEAD's error has no body: ask for the text
         return await self.get(reference)
@@ -132,7 +134,8 @@ class Remote:
             yield _range(response)
 
     async def has_blob(self, digest: str) -> int | None:
-        """A blob's size in this repository, or None."""
+        """A blob's size in this repository, or None. A refusal is None too: an answer to HEAD
+        says nothing, the one to what is tried next does."""
         try:
             async with self._transport.request(
                 self.endpoint,
@@ -142,8 +145,10 @@ class Remote:
                 scope=self._push,
             ) as response:
                 return int(response.headers.get("Content-Length") or 0)
+        except AuthorizationError:
+            raise
         except RegistryError as error:
-            if error.status == 404:
+            if 400 <= error.status < 500:
                 return None
             raise
 

@@ -14,8 +14,17 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import aiohttp
 
 from gantry.model.errors import InvalidParameter, System
-from gantry.registry.auth import CLIENT_ID, Authorizer, Challenge, Credentials, Token, token_of
+from gantry.registry.auth import (
+    CLIENT_ID,
+    Authorizer,
+    Challenge,
+    Credentials,
+    NoCredentials,
+    Token,
+    token_of,
+)
 from gantry.registry.errors import (
+    AuthorizationError,
     RegistryError,
     TransportError,
     of_response,
@@ -129,7 +138,7 @@ class Transport:
             for attempt in (1, 2):
                 sent = dict(headers or {})
                 if authorizer is not None and _origin(target) == _origin(endpoint.url):
-                    authorization = await authorizer.header(scope)
+                    authorization = await _authorization(authorizer, scope, method, target)
                     if authorization is not None:
                         sent["Authorization"] = authorization
                 body = data() if callable(data) else data
@@ -219,7 +228,7 @@ class Transport:
     ) -> Token:
         realm = challenge.parameters.get("realm", "")
         if urlsplit(realm).scheme not in ("http", "https"):
-            raise RegistryError(f"no basic auth credentials: invalid realm {realm!r}")
+            raise RegistryError(f"unsupported protocol scheme in realm {realm!r}")
         service = challenge.parameters.get("service", "")
         scopes = " ".join(dict.fromkeys(filter(None, (challenge.parameters.get("scope"), scope))))
         wanted = sorted({*scopes.split()}) if scopes else []
@@ -250,6 +259,16 @@ class Transport:
         url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query)
         async with self.request(endpoint, "GET", url, headers=headers) as response:
             return _read_token(await small(response), realm)
+
+
+async def _authorization(authorizer: Authorizer, scope: str, method: str, url: str) -> str | None:
+    try:
+        return await authorizer.header(scope)
+    except NoCredentials:
+        cause = RegistryError("no basic auth credentials")
+        raise AuthorizationError(method, url, cause) from None
+    except RegistryError as error:
+        raise AuthorizationError(method, url, error) from error
 
 
 def _read_token(body: bytes, realm: str) -> Token:
