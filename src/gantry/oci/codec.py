@@ -177,11 +177,18 @@ def _fields(cls: type[Record]) -> dict[str, tuple[str, Decoder, bool]]:
     return made
 
 
+def _other_case(
+    fields: Mapping[str, tuple[str, Decoder, bool]], key: object
+) -> tuple[str, Decoder, bool] | None:
+    lower = str(key).lower()
+    return next((fields[name] for name in fields if name.lower() == lower), None)
+
+
 def decode(cls: type[R], value: object, path: str = "") -> R:
     """A `cls` from parsed JSON.
 
-    A null stands for the field's default, as in Go's decoder. Field names are matched
-    exactly. Raises SpecError that names the field ("process.args[1]: expected string…").
+    A null stands for the field's default, and a name in another case for the field, as in
+    Go's decoder. Raises SpecError that names the field ("process.args[1]: expected string…").
     """
     if type(value) is not dict:
         raise _wrong(path, "object", value)
@@ -190,6 +197,8 @@ def decode(cls: type[R], value: object, path: str = "") -> R:
     values: dict[str, object] = {}
     for key, item in value.items():
         known = fields.get(key)
+        if known is None:
+            known = _other_case(fields, key)
         if known is None or item is None:
             continue
         values[known[0]] = known[1](item, prefix + key)

@@ -184,7 +184,7 @@ class IntelRdt(Record):
 
 
 class MemoryPolicy(Record):
-    mode: str
+    mode: str = ""
     nodes: str = ""
     flags: tuple[str, ...] = ()
 

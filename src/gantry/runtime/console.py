@@ -29,6 +29,13 @@ def set_size(fd: int, height: int, width: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
 
+def plain_lines(fd: int) -> None:
+    """Line ends as the program writes them (ONLCR off): what shows them is a terminal too."""
+    settings = termios.tcgetattr(fd)
+    settings[1] &= ~termios.ONLCR
+    termios.tcsetattr(fd, termios.TCSANOW, settings)
+
+
 def take(slave: int) -> None:
     """Make `slave` the controlling terminal and stdio. The caller has called setsid."""
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)

@@ -24,6 +24,7 @@ from gantry.oci import runtime_spec as oci
 from gantry.runtime import executor, hooks, launch, reap, state
 from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.executor import ExecProcess
+from gantry.runtime.handshake import Logger
 from gantry.runtime.state import State
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class Container:
         no_pivot: bool = False,
         keyring: bool = True,
         seccomp_cache: str | None = None,
+        logger: Logger | None = None,
+        verbose: bool = False,
+        plain_lines: bool = False,
     ) -> Self:
         """Make a container of `spec`.
 
@@ -87,7 +91,8 @@ class Container:
         by the spec's type words, beat its paths. stdio: None passes the caller's 0 to 2.
         start_now: return when execve has happened; otherwise the process waits for
         `start` right before it. seccomp_cache: a folder for compiled filters, best one
-        for all containers.
+        for all containers. logger: told of warnings, and with `verbose` of each stage
+        ("debug"). plain_lines: the terminal leaves the ends of lines alone.
 
         Raises RuntimeFailure, everything undone: no process, cgroup, state or mount stays.
         """
@@ -107,6 +112,9 @@ class Container:
                 no_pivot=no_pivot,
                 keyring=keyring,
                 seccomp_cache=seccomp_cache or f"{root}/.seccomp",
+                logger=logger,
+                verbose=verbose,
+                plain_lines=plain_lines,
             )
         except OSError as error:
             raise RuntimeFailure(describe(error))
@@ -220,6 +228,9 @@ class Container:
         cgroups: Mapping[str, str] | None = None,
         preserve_fds: int = 0,
         ignore_paused: bool = False,
+        logger: Logger | None = None,
+        verbose: bool = False,
+        plain_lines: bool = False,
     ) -> ExecProcess:
         """Run another process in the container; it is the caller's child.
 
@@ -242,6 +253,9 @@ class Container:
                 fds,
                 cgroups=cgroups or {},
                 preserve_fds=preserve_fds,
+                logger=logger,
+                verbose=verbose,
+                plain_lines=plain_lines,
             )
         except OSError as error:
             raise RuntimeFailure(describe(error))

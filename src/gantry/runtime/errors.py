@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from gantry.model.errors import StartFailed
@@ -31,13 +30,3 @@ def describe(error: BaseException) -> str:
             text = text[0].lower() + text[1:]
         return f"{text}: {error.filename}" if error.filename is not None else text
     return str(error) or type(error).__name__
-
-
-def exec_failure(name: str, error: OSError) -> RuntimeFailure:
-    """execve(2) failed: runc's text and Docker's exit code for it."""
-    number = error.errno or 0
-    text = os.strerror(number).lower()
-    missing = (errno.ENOENT, errno.ENOTDIR)
-    denied = (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR)
-    code = NOT_FOUND if number in missing else NOT_EXECUTABLE if number in denied else FAILED
-    return RuntimeFailure(f"exec {name}: {text}", code)

@@ -16,6 +16,7 @@ from gantry.runtime import (
     handshake,
     identity,
     init,
+    notify,
     plan,
     schedule,
     seccomp,
@@ -25,7 +26,7 @@ from gantry.runtime import (
 )
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
 from gantry.runtime.finalize import enter_process, execute, place_stdio
-from gantry.runtime.handshake import Channel
+from gantry.runtime.handshake import Channel, Logger
 from gantry.runtime.plan import ProcessPlan
 from gantry.runtime.reap import failure_of, kill_and_reap
 from gantry.runtime.state import State
@@ -46,16 +47,20 @@ def run(
     *,
     cgroups: Mapping[str, str],
     preserve_fds: int = 0,
+    logger: Logger | None = None,
+    verbose: bool = False,
+    plain_lines: bool = False,
 ) -> ExecProcess:
     """Container.exec; see there."""
     program = seccomp.by_path(kept.seccomp) if kept.seccomp else None
     thought = plan.plan_process(
         process,
-        oci.Linux(),
+        oci.Linux(personality=kept.personality, memory_policy=kept.memory_policy),
         stdio=stdio,
         preserve_fds=preserve_fds,
         seccomp=program,
         keyring="" if kept.no_new_keyring else f"_ses.{kept.id}",
+        plain_lines=plain_lines,
     )
     spawn.fill_stdio()
     with ExitStack() as always, ExitStack() as undo:
@@ -63,7 +68,7 @@ def run(
         always.callback(os.close, pidfd)
         if state.start_time_of(kept.init_pid) != kept.init_start_time:
             raise RuntimeFailure("cannot exec in a stopped container")
-        ours, theirs = handshake.pair()
+        ours, theirs = handshake.pair(logger, verbose=verbose)
         always.callback(ours.close)
 
         def child() -> NoReturn:
@@ -81,12 +86,12 @@ def run(
         if not entrances:
             cgroup.attach(pid, cgroups)
         ours.send(handshake.GO)
-        terminal = _converse(ours, undo)
+        terminal = _converse(ours, undo, kept, pid)
         undo.pop_all()
         return ExecProcess(pid, terminal)
 
 
-def _converse(channel: Channel, undo: ExitStack) -> int | None:
+def _converse(channel: Channel, undo: ExitStack, kept: State, pid: int) -> int | None:
     terminal: int | None = None
     ready = False
     while True:
@@ -94,6 +99,11 @@ def _converse(channel: Channel, undo: ExitStack) -> int | None:
         if kind == handshake.CONSOLE and fd is not None:
             terminal = fd
             undo.callback(os.close, fd)
+        elif kind == handshake.NOTIFY and fd is not None:
+            try:
+                notify.forward(kept, fd, pid, "running")
+            finally:
+                os.close(fd)
         elif kind == handshake.READY:
             ready = True
         elif kind == handshake.FAILED:
@@ -115,15 +125,21 @@ def become(
         # Before anything is joined: a process of the container must not be able to look
         # into this one, which still holds the host's rights (CVE-2016-9962).
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        channel.log("debug", "nsexec container setup")
         os.umask(0)
         os.setsid()
         place_stdio(process)
         security.set_oom_score(process.oom_score_adj)
-        schedule.set_affinity(process.affinity[0])
+        if process.affinity[0]:
+            schedule.set_affinity(process.affinity[0])
+            channel.log("debug", f"nsexec: affinity: {schedule.affinity_mask():#x}")
         if channel.receive()[0] != handshake.GO:
             os._exit(1)
         files.enter(entrances)
-        schedule.set_affinity(process.affinity[1])
+        if process.affinity[1]:
+            schedule.set_affinity(process.affinity[1])
+        elif not process.affinity[0]:
+            schedule.reset_affinity()
         identity.set_limits(process.identity)
         flags = kept.namespaces & ~syscalls.CLONE_NEWPID
         if flags:
@@ -133,12 +149,14 @@ def become(
             # Still the host's ids, which mean nobody here: be root until the user's turn.
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
+        channel.log("debug", "child process in init()")
         security.join_keyring(process)
         if process.terminal:
             _open_terminal(process, channel)
         security.prepare_labels(process, -1)
         schedule.apply(process)
         path = enter_process(process, channel)
+        channel.log("debug", "setns_init: about to exec")
         channel.send(handshake.READY)
         execute(process, path, channel)
     except RuntimeFailure as error:
@@ -161,6 +179,8 @@ def _open_terminal(process: ProcessPlan, channel: Channel) -> None:
         os.close(folder)
     if process.console_size is not None:
         console.set_size(master, *process.console_size)
+    if process.plain_lines:
+        console.plain_lines(master)
     channel.send(handshake.CONSOLE, b"", master)
     os.close(master)
     console.take(slave)

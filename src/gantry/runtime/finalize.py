@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import NoReturn
 
 from gantry.kernel import syscalls
@@ -15,7 +16,6 @@ from gantry.runtime.errors import (
     NOT_FOUND,
     RuntimeFailure,
     describe,
-    exec_failure,
 )
 from gantry.runtime.handshake import Channel
 from gantry.runtime.plan import ProcessPlan
@@ -23,29 +23,36 @@ from gantry.runtime.plan import ProcessPlan
 _PASSWD_MAX = 1 << 20
 
 
-def enter_process(process: ProcessPlan, channel: Channel) -> bytes:
+def enter_process(process: ProcessPlan, channel: Channel, keep: tuple[int, ...] = ()) -> bytes:
     """Drop everything the process shall not have; return what to execute.
+
+    keep: fds needed until execve besides the channel's.
 
     Called inside the container's root. Raises RuntimeFailure when args[0] is not there
     or not executable: the last moment at which that is still an error of `create`.
     """
     who = process.identity
-    # Every other fd is closed by execve at the latest: none may lead to the host
-    # (CVE-2024-21626).
-    syscalls.close_range(3 + process.preserve_fds, flags=syscalls.CLOSE_RANGE_CLOEXEC)
+    _close_rest(3 + process.preserve_fds, (channel.fd, *keep, *security.label_fds()))
     if not who.no_new_privs:
         # Loading a filter takes CAP_SYS_ADMIN or no_new_privs: now, or never.
         load_seccomp(process, channel)
     else:
         identity.no_new_privs()
     identity.drop_bounding(who)
-    _chdir(process.cwd, early=True)
+    there = _chdir(process.cwd, early=True)
     identity.own_stdio(who.uid)
     identity.become_user(who)
-    _chdir(process.cwd, early=False)
-    identity.apply_capabilities(who)
+    if not there:
+        _chdir(process.cwd, early=False)
+    for name in identity.apply_capabilities(who):
+        channel.log("warning", f"can't raise ambient capability {name}: operation not permitted")
     os.umask(who.umask)
-    return look_up(process)
+    found = look_up(process)
+    if who.no_new_privs:
+        # As late as can be, but before a listener's fd has nobody to go to any more, and
+        # before the startContainer hooks, which have the process's filter.
+        load_seccomp(process, channel)
+    return found
 
 
 def place_stdio(process: ProcessPlan) -> None:
@@ -61,15 +68,30 @@ def place_stdio(process: ProcessPlan) -> None:
         os.close(fd)
 
 
-def _chdir(cwd: str, *, early: bool) -> None:
-    """Go to the working directory, as root first and as the user again: either may be the
-    one that can. And be sure that it is inside: the kernel names a folder that is not
+def _close_rest(first: int, keep: tuple[int, ...]) -> None:
+    """Close every fd from `first` on but `keep`, which execve closes.
+
+    None may lead to the host (CVE-2024-21626), and whoever waits for the end of a pipe that
+    the caller had open must not wait for a container that is only created.
+    """
+    for fd in sorted(keep):
+        if fd >= first:
+            os.set_inheritable(fd, False)
+            if fd > first:
+                syscalls.close_range(first, fd - 1)
+            first = fd + 1
+    syscalls.close_range(first)
+
+
+def _chdir(cwd: str, *, early: bool) -> bool:
+    """Go to the working directory, as root first, and as the user if root cannot; whether
+    it is done. And be sure that it is inside: the kernel names a folder that is not
     "(unreachable)"."""
     try:
         os.chdir(cwd)
     except PermissionError as error:
         if early:
-            return
+            return False
         raise RuntimeFailure(
             f'chdir to cwd ("{cwd}") set in config.json failed: {describe(error)}', NOT_EXECUTABLE
         )
@@ -88,6 +110,7 @@ def _chdir(cwd: str, *, early: bool) -> None:
             "current working directory is outside of container mount namespace root "
             "-- possible container breakout detected"
         )
+    return True
 
 
 def environment(process: ProcessPlan) -> list[bytes]:
@@ -187,14 +210,18 @@ def load_seccomp(process: ProcessPlan, channel: Channel) -> None:
 
 
 def execute(process: ProcessPlan, path: bytes, channel: Channel) -> NoReturn:
-    """The filter that needs no rights, and execve. Raises when the kernel refuses."""
+    """The filter that needs no rights, and execve.
+
+    When the kernel refuses, the process has already started for whoever asked: its own
+    stderr tells why, and its status is 255, as in runc.
+    """
     argv = [os.fsencode(word) for word in process.args]
     env = environment(process)
     security.set_exec_label(process)
-    if process.identity.no_new_privs:
-        load_seccomp(process, channel)
     try:
         syscalls.execve(path, argv, env)
     except OSError as error:
-        raise exec_failure(os.fsdecode(path), error)
-    raise AssertionError("execve returned")
+        text = f"exec {os.fsdecode(path)}: {os.strerror(error.errno or 0).lower()}\n"
+        with suppress(OSError):
+            os.write(2, text.encode("utf-8", "replace"))
+    os._exit(255)

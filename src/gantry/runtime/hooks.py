@@ -39,33 +39,36 @@ def _run_one(hook: Hook, state: bytes, env: Sequence[str] | None) -> str | None:
     environment = [os.fsencode(word) for word in words]
     stdin_r, stdin_w = os.pipe2(os.O_CLOEXEC)
     out_r, out_w = os.pipe2(os.O_CLOEXEC)
+    err_r, err_w = os.pipe2(os.O_CLOEXEC)
     error_r, error_w = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(hook.path, argv, environment, (stdin_r, out_w, error_w))
-    for fd in (stdin_r, out_w, error_w):
+        _become(hook.path, argv, environment, (stdin_r, out_w, err_w, error_w))
+    for fd in (stdin_r, out_w, err_w, error_w):
         os.close(fd)
     try:
-        return _watch(pid, state, (stdin_w, out_r, error_r), hook.timeout)
+        return _watch(pid, state, (stdin_w, out_r, err_r, error_r), hook.timeout)
     finally:
         os.close(out_r)
+        os.close(err_r)
         os.close(error_r)
 
 
 def _become(
-    path: str, argv: list[bytes], environment: list[bytes], fds: tuple[int, int, int]
+    path: str, argv: list[bytes], environment: list[bytes], fds: tuple[int, int, int, int]
 ) -> None:
     """The child: stdin, stdout and stderr in place, then the program, or its errno."""
-    stdin, output, report = fds
+    stdin, output, errors, report = fds
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         report = syscalls.dup_above(report, 10)
         stdin = syscalls.dup_above(stdin, 10)
         output = syscalls.dup_above(output, 10)
+        errors = syscalls.dup_above(errors, 10)
         os.dup2(stdin, 0)
         os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(errors, 2)
         syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)
         syscalls.execve(os.fsencode(path), argv, environment)
     except BaseException as error:
@@ -74,18 +77,21 @@ def _become(
         os._exit(127)
 
 
-def _watch(pid: int, state: bytes, fds: tuple[int, int, int], timeout: int | None) -> str | None:
-    stdin, output, report = fds
+def _watch(
+    pid: int, state: bytes, fds: tuple[int, int, int, int], timeout: int | None
+) -> str | None:
+    stdin, output, errors, report = fds
     deadline = None if not timeout else time.monotonic() + timeout
-    text = b""
+    text = {output: b"", errors: b""}
     poll = select.poll()
     poll.register(output, select.POLLIN)
+    poll.register(errors, select.POLLIN)
     os.set_blocking(stdin, False)
     if state:
         poll.register(stdin, select.POLLOUT)
     else:
         os.close(stdin)
-    open_fds = {output}
+    open_fds = {output, errors}
     pidfd = syscalls.pidfd_open(pid)
     poll.register(pidfd, select.POLLIN)
     try:
@@ -97,14 +103,14 @@ def _watch(pid: int, state: bytes, fds: tuple[int, int, int], timeout: int | Non
             if not events:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return "context deadline exceeded: the hook was killed after its timeout"
+                return f"hook ran past specified timeout of {timeout:.1f}s"
             for fd, _ in events:
-                if fd == output and output in open_fds:
-                    chunk = os.read(output, 4096)
-                    text = (text + chunk)[:_OUTPUT_MAX]
+                if fd in open_fds:
+                    chunk = os.read(fd, 4096)
+                    text[fd] = (text[fd] + chunk)[:_OUTPUT_MAX]
                     if not chunk:
-                        open_fds.discard(output)
-                        poll.unregister(output)
+                        open_fds.discard(fd)
+                        poll.unregister(fd)
                 elif fd == stdin and state:
                     state = _feed(stdin, state)
                     if not state:
@@ -123,8 +129,13 @@ def _watch(pid: int, state: bytes, fds: tuple[int, int, int], timeout: int | Non
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
         return None
-    how = f"exit status {code}" if code > 0 else f"signal: {-code}"
-    return f"{how}, stdout and stderr: {text.decode(errors='replace').strip()}"
+    how = (
+        f"exit status {code}"
+        if code > 0
+        else f"signal: {(signal.strsignal(-code) or str(-code)).lower()}"
+    )
+    shown, told = (text[fd].decode(errors="replace").strip() for fd in (output, errors))
+    return f"{how}, stdout: {shown}, stderr: {told}"
 
 
 def _feed(fd: int, data: bytes) -> bytes:

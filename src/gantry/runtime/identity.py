@@ -95,16 +95,34 @@ def of_process(process: Process, *, set_groups: bool = True) -> Identity:
     )
 
 
+def raise_limits(identity: Identity) -> None:
+    """As far as limits have to be raised: it takes the host's rights, which go soon.
+
+    What is to be lowered stays as it is: mounts still need fds.
+    """
+    for number, soft, hard in identity.limits:
+        have_soft, have_hard = resource.getrlimit(number)
+        top, first = _larger(have_hard, hard), _larger(have_soft, soft)
+        if (first, top) != (have_soft, have_hard):
+            _set_limit(number, first, top)
+
+
+def _larger(one: int, other: int) -> int:
+    return -1 if -1 in (one, other) else max(one, other)
+
+
 def set_limits(identity: Identity) -> None:
     """setrlimit(2) for each limit. EPERM: raising needs rights that are not there."""
     for number, soft, hard in identity.limits:
-        try:
-            resource.setrlimit(number, (soft, hard))
-        except (OSError, ValueError) as error:
-            name = next(key for key, value in RLIMITS.items() if value == number)
-            raise OSError(
-                getattr(error, "errno", None) or 22, f"error setting rlimit {name}: {error}"
-            )
+        _set_limit(number, soft, hard)
+
+
+def _set_limit(number: int, soft: int, hard: int) -> None:
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except (OSError, ValueError) as error:
+        name = next(key for key, value in RLIMITS.items() if value == number)
+        raise OSError(getattr(error, "errno", None) or 22, f"error setting rlimit {name}: {error}")
 
 
 def reset_signals() -> None:
@@ -155,20 +173,29 @@ def become_user(identity: Identity) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
 
 
-def apply_capabilities(identity: Identity) -> None:
-    """The final sets. Inheritable is empty unless the spec fills it (CVE-2022-29162)."""
+def apply_capabilities(identity: Identity) -> list[str]:
+    """The final sets; the ambient ones that cannot be had, by name.
+
+    Inheritable is empty unless the spec fills it (CVE-2022-29162). The kernel wants an
+    ambient capability in permitted and inheritable as well: those that are not are passed
+    over, as in runc.
+    """
     if not identity.keep:
-        return
+        return []
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
     syscalls.capset(identity.effective, identity.permitted, identity.inheritable)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    passed_over = []
     if identity.ambient:
+        possible = identity.permitted & identity.inheritable
         for number in range(identity.last_capability + 1):
-            # The kernel wants an ambient capability in permitted and inheritable as well;
-            # runc passes over those that are not, with a warning.
-            wanted = identity.ambient & identity.permitted & identity.inheritable
-            if wanted >> number & 1:
+            if not identity.ambient >> number & 1:
+                continue
+            if possible >> number & 1:
                 syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
+            else:
+                passed_over.append(capabilities.NAMES[number])
+    return passed_over
 
 
 def no_new_privs() -> None:

@@ -18,17 +18,27 @@ from __future__ import annotations
 
 import builtins
 import os
-from typing import NoReturn
+import signal
+from typing import Final, NoReturn
 
 from gantry.cgroups import files
 from gantry.kernel import netlink, syscalls
 from gantry.runtime import console, dev, handshake, hooks, namespaces, schedule, security
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
-from gantry.runtime.finalize import enter_process, execute, place_stdio
+from gantry.runtime.finalize import enter_process, environment, execute, place_stdio
 from gantry.runtime.handshake import Channel
 from gantry.runtime.identity import reset_signals, set_limits
 from gantry.runtime.plan import InitPlan
 from gantry.runtime.rootfs import Rootfs
+
+_ENDING: Final = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
+    signal.SIGUSR1, signal.SIGUSR2,
+)  # fmt: skip
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
 
 
 def forbid_imports() -> None:
@@ -73,6 +83,7 @@ class Init:
         reset_signals()
         # Nobody who shares a pid or user namespace with us may look into this process.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        self.channel.log("debug", "nsexec container setup")
         os.umask(0)
         os.setsid()
         if not plan.namespaces.has("user"):
@@ -80,6 +91,7 @@ class Init:
         if not plan.namespaces.has("user"):
             security.set_oom_score(process.oom_score_adj)
         self._enter_namespaces()
+        self.channel.log("debug", "child process in init()")
         mapped = plan.namespaces.has("user")
         search = security.OTHER_SEARCH if mapped else security.UID_SEARCH
         security.join_keyring(process, search=search)
@@ -113,6 +125,7 @@ class Init:
         self._in_cgroup = True
         # The host's /sys is still in sight: this comes before pivot_root.
         files.enter(self.plan.cgroup_entrances)
+        schedule.reset_affinity()
         if self.plan.namespaces.makes("cgroup"):
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 
@@ -126,6 +139,8 @@ class Init:
             if self.channel.receive()[0] != handshake.HOOKS_DONE:
                 os._exit(1)
         if plan.hooks.create_container:
+            # In runc such a hook finds itself in the root; hooks rely on it.
+            os.fchdir(rootfs.root)
             hooks.run("createContainer", plan.hooks.create_container, plan.state)
         rootfs.ensure_cwd()
         if plan.process.terminal:
@@ -145,6 +160,8 @@ class Init:
             master, slave = console.open_pair("/dev/ptmx")
         if process.console_size is not None:
             console.set_size(master, *process.console_size)
+        if process.plain_lines:
+            console.plain_lines(master)
         dev.bind_console(rootfs.root, slave)
         self.channel.send(handshake.CONSOLE, b"", master)
         os.close(master)
@@ -158,21 +175,29 @@ class Init:
         self.rootfs.close()
         self.stage = ""
         schedule.apply(process)
-        if not plan.namespaces.has("user"):
-            set_limits(process.identity)
-        path = enter_process(process, self.channel)
+        set_limits(process.identity)
+        keep = () if plan.fifo is None else (plan.fifo,)
+        path = enter_process(process, self.channel, keep)
         self._wait_for_start()
         if plan.hooks.start_container:
-            hooks.run("startContainer", plan.hooks.start_container, plan.state, process.env)
+            env = [os.fsdecode(word) for word in environment(process)]
+            hooks.run("startContainer", plan.hooks.start_container, plan.state, env)
         execute(process, path, self.channel)
 
     def _wait_for_start(self) -> None:
         """READY, and with a fifo the wait for `start`'s byte."""
+        self.channel.log("debug", "init: closing the pipe to signal completion")
         self.channel.send(handshake.READY)
         fifo = self.plan.fifo
         if fifo is None:
             return
         # The fifo was opened for reading and writing: a read waits for a byte, and there
         # is no end of file before it.
+        for number in _ENDING:
+            # The first process of a pid namespace gets only signals that it handles, and
+            # a container that waits can be ended as one that runs.
+            signal.signal(number, _end)
         os.read(fifo, 1)
         os.close(fifo)
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)

@@ -85,6 +85,7 @@ def launch(
     seccomp_cache: str,
     logger: Logger | None = None,
     verbose: bool = False,
+    plain_lines: bool = False,
 ) -> Launched:
     """Container.create, step by step; see there."""
     validate.spec(spec, namespace_fds.keys())
@@ -105,6 +106,8 @@ def launch(
         program = None
         if linux.seccomp is not None:
             program = seccomp.program(linux.seccomp, seccomp_cache)
+            if logger is not None and verbose:
+                logger("debug", f"seccomp filter flags: {program.flags}")
         kept = _state_of(
             spec,
             linux,
@@ -116,14 +119,16 @@ def launch(
         if not start_now:
             fifo = _make_fifo(f"{folder}/{state.FIFO}", linux)
             always.callback(os.close, fifo)
-        mounts = plan.plan_mounts(spec.mounts, kept.bundle)
+        mounts = plan.plan_mounts(spec.mounts, kept.bundle, kept.rootfs)
         mounts = trees.prepare(
-            mounts, linux, always, all_binds=spaces.has("user") and os.geteuid() == 0
-        )
+            mounts, linux, always,
+            all_binds=spaces.has("user") and os.geteuid() == 0,
+            joined=spaces.join_fd("user"),
+        )  # fmt: skip
         thought = _plan(
             spec, linux, kept, cgroup, spaces, mounts,
             program=program, rootfs_mounts=rootfs_mounts, stdio=stdio, preserve_fds=preserve_fds,
-            fifo=fifo, no_pivot=no_pivot, keyring=keyring,
+            fifo=fifo, no_pivot=no_pivot, keyring=keyring, plain_lines=plain_lines,
         )  # fmt: skip
         ours, theirs = handshake.pair(logger, verbose=verbose)
         undo.callback(ours.close)
@@ -179,6 +184,10 @@ def _state_of(
         rootless=os.geteuid() != 0,
         user_namespace=bool(flags & syscalls.CLONE_NEWUSER),
         oci_version=spec.oci_version,
+        listener_path=linux.seccomp.listener_path if linux.seccomp else "",
+        listener_metadata=linux.seccomp.listener_metadata if linux.seccomp else "",
+        personality=linux.personality,
+        memory_policy=linux.memory_policy,
         config={
             "hostname": spec.hostname,
             "readonlyfs": spec.root.readonly,
@@ -222,6 +231,7 @@ def _plan(
     fifo: int | None,
     no_pivot: bool,
     keyring: bool,
+    plain_lines: bool,
 ) -> InitPlan:
     assert spec.root is not None and spec.process is not None
     return InitPlan(
@@ -251,6 +261,7 @@ def _plan(
             preserve_fds=preserve_fds,
             seccomp=program,
             keyring=f"_ses.{kept.id}" if keyring else "",
+            plain_lines=plain_lines,
             set_groups=not spaces.makes("user") or can_set_groups(linux.gid_mappings),
         ),
         hooks=spec.hooks or oci.Hooks(),
@@ -340,8 +351,7 @@ def _converse(
             channel.send(handshake.HOOKS_DONE)
         elif kind == handshake.NOTIFY and fd is not None:
             try:
-                assert linux.seccomp is not None
-                notify.forward(linux.seccomp, fd, kept, pid)
+                notify.forward(kept, fd, pid, "creating")
             finally:
                 os.close(fd)
         elif kind == handshake.READY:

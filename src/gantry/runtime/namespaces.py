@@ -115,20 +115,26 @@ def enter(namespaces: Namespaces, *, skip: tuple[str, ...] = ()) -> None:
 _CLOCKS: Final = {"monotonic": 1, "boottime": 7}
 
 
+def write_time_offsets(offsets: Mapping[str, TimeOffset], path: str) -> None:
+    """Write the offsets of a new time namespace to a process's timens_offsets."""
+    for name, offset in offsets.items():
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, f"{_CLOCKS[name]} {offset.secs} {offset.nanosecs}\n".encode())
+        except OSError as error:
+            text = os.strerror(error.errno or 0).lower()
+            raise RuntimeFailure(f"linux.timeOffsets.{name}: {text}")
+        finally:
+            os.close(fd)
+
+
 def set_time_offsets(offsets: Mapping[str, TimeOffset]) -> None:
     """Write the offsets of the time namespace just unshared, then move into it.
 
     Unsharing changes only what children get (time_namespaces(7)); offsets are writable
     until the first process is in.
     """
-    for name, offset in offsets.items():
-        if name not in _CLOCKS:
-            raise RuntimeFailure(f"linux.timeOffsets: unknown clock {name}")
-        fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, f"{_CLOCKS[name]} {offset.secs} {offset.nanosecs}\n".encode())
-        finally:
-            os.close(fd)
+    write_time_offsets(offsets, "/proc/self/timens_offsets")
     fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.setns(fd, syscalls.CLONE_NEWTIME)

@@ -7,15 +7,18 @@ import os
 import socket
 import struct
 
-from gantry.oci.runtime_spec import Seccomp
 from gantry.runtime import state
 from gantry.runtime.errors import RuntimeFailure
 from gantry.runtime.state import State
 
 
-def forward(profile: Seccomp, listener: int, kept: State, pid: int) -> None:
-    """Send the listener's fd and who it is about to the socket at `listenerPath`."""
-    if not profile.listener_path:
+def forward(kept: State, listener: int, pid: int, status: str) -> None:
+    """Send the listener's fd and who it is about to the socket at `listenerPath`.
+
+    status: the container's. pid: the process that the filter is of, init or an exec'ed one.
+    """
+    path = kept.listener_path
+    if not path:
         raise RuntimeFailure("seccomp: listenerPath is empty but a rule asks for SCMP_ACT_NOTIFY")
     # What the process holds open under which number it is found: its own pidfd is not ours
     # to know, so fds has the one name that the specification asks for.
@@ -24,18 +27,18 @@ def forward(profile: Seccomp, listener: int, kept: State, pid: int) -> None:
             "ociVersion": kept.oci_version,
             "fds": ["seccompFd"],
             "pid": pid,
-            "metadata": profile.listener_metadata,
-            "state": state.oci_state(kept, "creating", pid),
+            "metadata": kept.listener_metadata,
+            "state": state.oci_state(kept, status, kept.init_pid or pid),
         }
     ).encode()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-            sock.connect(profile.listener_path)
+            sock.connect(path)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", listener))]
             sent = sock.sendmsg([document], rights)
             sock.sendall(document[sent:])
     except OSError as error:
         text = os.strerror(error.errno or 0).lower()
         raise RuntimeFailure(
-            f"seccomp: unable to send the listener to {profile.listener_path}: {text}"
+            f"failed to connect with seccomp agent specified in the seccomp profile: {path}: {text}"
         )

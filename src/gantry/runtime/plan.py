@@ -65,6 +65,7 @@ class ProcessPlan(Record):
     memory_policy: oci.MemoryPolicy | None
     affinity: tuple[str, str] = ("", "")
     keyring: str = ""
+    plain_lines: bool = False
 
 
 class InitPlan(Record):
@@ -132,8 +133,13 @@ def propagation_of(word: str) -> int:
     return _PROPAGATION[word]
 
 
-def plan_mounts(mounts: Sequence[oci.Mount], bundle: str) -> tuple[MountPlan, ...]:
-    """Read the options of the spec's mounts."""
+def plan_mounts(
+    mounts: Sequence[oci.Mount], bundle: str, rootfs: str = ""
+) -> tuple[MountPlan, ...]:
+    """Read the options of the spec's mounts.
+
+    A destination that names a place in `rootfs` by the host's path means that place.
+    """
     found = []
     for mount in mounts:
         options = parse(mount.options)
@@ -142,6 +148,8 @@ def plan_mounts(mounts: Sequence[oci.Mount], bundle: str) -> tuple[MountPlan, ..
         if is_bind and not source.startswith("/"):
             source = os.path.join(bundle, source)
         destination = mount.destination
+        if rootfs and destination.startswith(rootfs + "/"):
+            destination = destination[len(rootfs) :]
         if not destination.startswith("/"):
             destination = "/" + destination  # runc takes it from the root, with a warning
         found.append(
@@ -204,8 +212,19 @@ def plan_resources(resources: Resources | None) -> Resources:
     """
     if resources is None:
         return Resources()
+    pids = resources.pids
+    if pids is not None and pids.limit == 0:
+        # systemd cannot have none, so runc reads it as one; less than none is no limit.
+        resources = resources.replace(pids=pids.replace(limit=1))
     if not resources.devices:
         return resources
+    devices = []
+    for index, rule in enumerate(resources.devices):
+        if not rule.access:
+            raise RuntimeFailure(f"device access at {index} field cannot be empty")
+        access = "".join(letter for letter in "rwm" if letter in rule.access)
+        devices.append(rule if access == rule.access else rule.replace(access=access))
+    resources = resources.replace(devices=tuple(rule for rule in devices if rule.access))
     have = set(resources.devices)
     more = tuple(rule for rule in _DEFAULT_RULES if rule not in have)
     return resources.replace(devices=resources.devices + more)
@@ -220,6 +239,7 @@ def plan_process(
     seccomp: Program | None,
     keyring: str,
     set_groups: bool = True,
+    plain_lines: bool = False,
 ) -> ProcessPlan:
     """Translate a spec's process."""
     if not process.args:
@@ -257,6 +277,7 @@ def plan_process(
         memory_policy=linux.memory_policy,
         affinity=("", "") if affinity is None else (affinity.initial, affinity.final),
         keyring=keyring,
+        plain_lines=plain_lines,
     )
 
 

@@ -40,6 +40,7 @@ class Rootfs:
         self.root = -1
         self.proc = -1  # our own procfs, whatever the container sees
         self.devpts = -1
+        self._late_readonly: list[int] = []
 
     # --- in order --------------------------------------------------------------------
 
@@ -58,15 +59,14 @@ class Rootfs:
                     os.close(here)
                     here = os.open(plan.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 self.root = here
-            else:
-                # pivot_root(2) wants a mount point: the folder bound onto itself.
-                tree = detached.bind(plan.rootfs, parse(("rbind",)))
-                here = os.open(plan.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                detached.attach(tree, here)
-                os.close(here)
-                self.root = tree
-        else:
-            self.root = os.open(plan.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                return
+        # pivot_root(2) wants a mount point: the folder bound onto itself. Without a mount
+        # namespace it is what whoever cleans up after the container unmounts as a whole.
+        tree = detached.bind(plan.rootfs, parse(("rbind",)))
+        here = os.open(plan.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        detached.attach(tree, here)
+        os.close(here)
+        self.root = tree
 
     def mount_all(self) -> None:
         """The spec's mounts, then /dev where it is ours."""
@@ -96,6 +96,7 @@ class Rootfs:
         if not self._plan.namespaces.has("mount"):
             os.chroot(".")
         elif self._plan.no_pivot:
+            _hide_bare_mounts(self._plan.rootfs)
             syscalls.mount(".", "/", None, api.MS_MOVE)
             os.chroot(".")
         else:
@@ -124,14 +125,17 @@ class Rootfs:
             return
         if plan.propagation:
             syscalls.mount("", "/", None, plan.propagation)
+        for fd in self._late_readonly:
+            api.mount_setattr(fd, set_=api.MOUNT_ATTR_RDONLY)
         if plan.readonly:
             api.mount_setattr(self.root, set_=api.MOUNT_ATTR_RDONLY)
 
     def close(self) -> None:
         """Let go of the fds (exec would, but a hook or a waiting init must not hold them)."""
-        for fd in (self.root, self.proc, self.devpts):
+        for fd in (self.root, self.proc, self.devpts, *self._late_readonly):
             if fd >= 0:
                 os.close(fd)
+        self._late_readonly.clear()
         self.root = self.proc = self.devpts = -1
 
     # --- mounts ------------------------------------------------------------------------
@@ -171,33 +175,44 @@ class Rootfs:
     def _new(self, planned: MountPlan) -> None:
         mount, options = planned.mount, planned.options
         with ExitStack() as scope:
+            existed = mount.type != "tmpfs" or self._exists(mount.destination)
             target = self._target(planned)
             scope.callback(os.close, target)
             if mount.type == "overlay" or not detached.fits_fsconfig(options):
                 detached.mount_onto(target, mount.type, mount.source, options)
                 return
-            fd = self._make(planned, target)
+            fd = self._make(planned, target, existed=existed)
             if mount.type == "proc" and self.proc < 0:
                 self.proc = fd
             elif mount.type == "devpts" and self.devpts < 0:
                 self.devpts = fd
+            elif mount.type == "tmpfs" and options.readonly:
+                # Other mounts may have their targets in it: read-only when all is made.
+                self._late_readonly.append(fd)
             else:
                 scope.callback(os.close, fd)
             if options.tmpcopyup:
                 self._copy_up(mount.destination, fd)
-                if options.readonly:
-                    api.mount_setattr(fd, set_=api.MOUNT_ATTR_RDONLY)
             if options.rec_set or options.rec_clear:
                 detached.set_attributes(fd, options)
             detached.attach(fd, target)
             detached.set_propagation(fd, options)
 
-    def _make(self, planned: MountPlan, target: int) -> int:
+    def _exists(self, destination: str) -> bool:
+        try:
+            os.close(resolve.open_in_root(self.root, destination))
+        except OSError:
+            return False
+        return True
+
+    def _make(self, planned: MountPlan, target: int, *, existed: bool) -> int:
         mount, options = planned.mount, planned.options
-        if mount.type == "tmpfs" and not any(word.startswith("mode=") for word in options.data):
-            # A tmpfs over a folder of the image takes that folder's permissions.
-            mode = stat.S_IMODE(os.fstat(target).st_mode)
-            options = options.replace(data=(*options.data, f"mode={mode:o}"))
+        if mount.type == "tmpfs":
+            options = options.replace(set=options.set & ~api.MOUNT_ATTR_RDONLY)
+            if existed and not any(word.startswith("mode=") for word in options.data):
+                # A tmpfs over a folder of the image takes that folder's permissions.
+                mode = stat.S_IMODE(os.fstat(target).st_mode)
+                options = options.replace(data=(*options.data, f"mode={mode:o}"))
         try:
             return detached.new(mount.type, mount.source, options)
         except OSError as error:
@@ -275,7 +290,7 @@ class Rootfs:
             null = open_null(self.root)
             scope.callback(os.close, null)
             empty = -1
-            for path in paths:
+            for path in dict.fromkeys(paths):
                 fd = self._open_cover(path)
                 if fd is None:
                     continue
@@ -311,6 +326,27 @@ def open_null(root: int) -> int:
         os.close(fd)
         raise RuntimeFailure("/dev/null in the container is not the null device")
     return fd
+
+
+def _hide_bare_mounts(rootfs: str) -> None:
+    """Take away every whole procfs and sysfs outside the root.
+
+    With chroot instead of pivot_root the host's stay in the mount namespace, and as long
+    as one without covers is there the kernel lets the container mount another such.
+    """
+    for mount in procfs.mountinfo():
+        point = mount.mount_point
+        whole = mount.root == "/" and mount.fstype in ("proc", "sysfs")
+        if not whole or point == rootfs or point.startswith(rootfs + "/"):
+            continue
+        try:
+            syscalls.mount("", point, None, api.MS_SLAVE | api.MS_REC)
+            syscalls.umount2(point, api.MNT_DETACH)
+        except FileNotFoundError:
+            continue  # below one that is gone already
+        except OSError:
+            # Locked together with its parent (a user namespace): covered instead.
+            syscalls.mount("tmpfs", point, "tmpfs", api.MS_RDONLY, "nr_inodes=1,nr_blocks=1")
 
 
 def _make_parent_private(rootfs: str) -> None:

@@ -104,6 +104,11 @@ def prepare_labels(process: ProcessPlan, proc: int) -> None:
         _label_fd.append(_open_proc(proc, "thread-self/attr/exec"))
 
 
+def label_fds() -> tuple[int, ...]:
+    """What `prepare_labels` keeps open until execve."""
+    return tuple(_label_fd)
+
+
 def set_exec_label(process: ProcessPlan) -> None:
     """The SELinux label that the next execve takes."""
     if process.selinux and _label_fd:

@@ -13,12 +13,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from gantry.kernel import procfs
 from gantry.model.record import EMPTY, Record
 from gantry.oci import codec
-from gantry.oci.runtime_spec import Hook
+from gantry.oci.runtime_spec import Hook, MemoryPolicy, Personality
 from gantry.runtime.errors import RuntimeFailure
 
 _ID: Final = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
@@ -31,6 +31,7 @@ class State(Record):
 
     seccomp: cache folder and key of init's filter, exec'ed processes get it too ("": none).
     start_time: of init, in clock ticks since boot; with the pid it is init and no other.
+    listener_path, listener_metadata, personality, memory_policy: the spec's, for exec.
     created: nanoseconds since the epoch. namespaces: CLONE_NEW* bits of all it has.
     """
 
@@ -53,6 +54,10 @@ class State(Record):
     user_namespace: bool = False
     oci_version: str = "1.2.1"
     config: Mapping[str, object] = {}
+    listener_path: str = ""
+    listener_metadata: str = ""
+    personality: Personality | None = None
+    memory_policy: MemoryPolicy | None = None
 
 
 def check_id(container_id: str) -> str:
@@ -148,6 +153,10 @@ def save(folder: str, state: State) -> None:
             "poststart": [codec.encode(hook) for hook in state.poststart],
             "poststop": [codec.encode(hook) for hook in state.poststop],
             "user_namespace": state.user_namespace,
+            "listener_path": state.listener_path,
+            "listener_metadata": state.listener_metadata,
+            "personality": _optional(state.personality),
+            "memory_policy": _optional(state.memory_policy),
         },
     }
     temporary = f"{folder}/.{FILE}"
@@ -157,6 +166,10 @@ def save(folder: str, state: State) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, f"{folder}/{FILE}")
+
+
+def _optional(value: Record | None) -> dict[str, object] | None:
+    return None if value is None else codec.encode(value)
 
 
 def load(root: str, container_id: str) -> State:
@@ -206,8 +219,19 @@ def _decode(document: object) -> State:
         no_new_keyring=bool(config["no_new_keyring"]),
         user_namespace=bool(ours["user_namespace"]),
         oci_version=config["version"],
+        listener_path=ours.get("listener_path", ""),
+        listener_metadata=ours.get("listener_metadata", ""),
+        personality=_given(Personality, ours.get("personality")),
+        memory_policy=_given(MemoryPolicy, ours.get("memory_policy")),
         config={key: value for key, value in config.items() if key not in known},
     )
+
+
+_R = TypeVar("_R", bound=Record)
+
+
+def _given(kind: type[_R], value: object) -> _R | None:
+    return None if value is None else codec.decode(kind, value)
 
 
 def rfc3339(nanoseconds: int) -> str:

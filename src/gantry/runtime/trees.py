@@ -23,9 +23,18 @@ from gantry.runtime.plan import MountPlan
 
 
 def prepare(
-    mounts: Sequence[MountPlan], linux: oci.Linux, scope: ExitStack, *, all_binds: bool
+    mounts: Sequence[MountPlan],
+    linux: oci.Linux,
+    scope: ExitStack,
+    *,
+    all_binds: bool,
+    joined: int | None = None,
 ) -> tuple[MountPlan, ...]:
-    """The same mounts, with `tree` filled where the caller made it; `scope` closes them."""
+    """The same mounts, with `tree` filled where the caller made it; `scope` closes them.
+
+    joined: the user namespace that the container joins, whose mappings an idmapped mount
+    without its own takes.
+    """
     found = []
     spaces: dict[tuple[object, object], int] = {}
     for planned in mounts:
@@ -35,7 +44,7 @@ def prepare(
                 tree = _clone(planned, linux)
                 scope.callback(os.close, tree)
                 if mapped:
-                    _map(tree, planned, linux, spaces, scope)
+                    _map(tree, planned, linux, spaces, scope, joined)
             except OSError as error:
                 raise RuntimeFailure(
                     f'unable to start container process: error mounting "{planned.source}" to '
@@ -66,7 +75,12 @@ def _map(
     linux: oci.Linux,
     spaces: dict[tuple[object, object], int],
     scope: ExitStack,
+    joined: int | None,
 ) -> None:
+    recursive = planned.options.idmap == "ridmap"
+    if joined is not None and not planned.mount.uid_mappings:
+        api.mount_setattr(tree, set_=api.MOUNT_ATTR_IDMAP, userns_fd=joined, recursive=recursive)
+        return
     uids = planned.mount.uid_mappings or linux.uid_mappings
     gids = planned.mount.gid_mappings or linux.gid_mappings
     if not uids or not gids:
@@ -79,7 +93,6 @@ def _map(
             linux.replace(uid_mappings=uids, gid_mappings=gids)
         )
         scope.callback(os.close, space)
-    recursive = planned.options.idmap == "ridmap"
     api.mount_setattr(tree, set_=api.MOUNT_ATTR_IDMAP, userns_fd=space, recursive=recursive)
 
 

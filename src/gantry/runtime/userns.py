@@ -17,11 +17,11 @@ from gantry.kernel import mountapi as api
 from gantry.kernel import syscalls
 from gantry.mounts import apply
 from gantry.oci import runtime_spec as oci
-from gantry.runtime import handshake, init, security, spawn
+from gantry.runtime import handshake, init, namespaces, security, spawn
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
 from gantry.runtime.finalize import place_stdio
 from gantry.runtime.handshake import Channel
-from gantry.runtime.identity import set_limits
+from gantry.runtime.identity import raise_limits
 from gantry.runtime.plan import InitPlan
 from gantry.runtime.reap import failure_of, kill_and_reap
 from gantry.runtime.rootless import map_ids
@@ -51,6 +51,9 @@ def fork_init(
         if kind == handshake.USERNS:
             write_maps(middle, linux)
             ours.send(handshake.MAPPED)
+        elif kind == handshake.OFFSETS:
+            namespaces.write_time_offsets(linux.time_offsets, f"/proc/{middle}/timens_offsets")
+            ours.send(handshake.MAPPED)
         elif kind == handshake.PID:
             pid = int(body)
             undo.callback(kill_and_reap, pid)
@@ -70,10 +73,11 @@ def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
         # Rights over the host are needed for these, so they come before the namespace.
         place_stdio(thought.process)
         security.set_oom_score(thought.process.oom_score_adj)
-        set_limits(thought.process.identity)
+        raise_limits(thought.process.identity)
         spaces = thought.namespaces
         if thought.rootfs_mounts:
             thought = _mount_root(thought)
+        spaces = _join_early(spaces)
         fd = spaces.join_fd("user")
         if fd is not None:
             syscalls.setns(fd, syscalls.CLONE_NEWUSER)
@@ -86,6 +90,16 @@ def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        if spaces.makes("time"):
+            # Its offsets are the caller's to write: a process that is not dumpable has no
+            # right to its own files in /proc. Who is forked now is born in it.
+            syscalls.unshare(syscalls.CLONE_NEWTIME)
+            channel.send(handshake.OFFSETS)
+            if channel.receive()[0] != handshake.MAPPED:
+                os._exit(1)
+            made = spaces.replace(new=spaces.new & ~syscalls.CLONE_NEWTIME)
+            spaces = made
+        thought = thought.replace(namespaces=spaces)
 
         def child() -> NoReturn:
             init.run(thought, channel)
@@ -104,6 +118,24 @@ def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
         channel.fail(describe(error), FAILED)
     finally:
         os._exit(code)
+
+
+def _join_early(spaces: namespaces.Namespaces) -> namespaces.Namespaces:
+    """Join what the host's rights are needed for; what is left is the user namespace's own.
+
+    A namespace that another user namespace than the container's owns can be joined only
+    before that one is entered, and one that the container's owns maybe only after it.
+    """
+    left = []
+    for kind, fd in spaces.join:
+        if kind == "user":
+            left.append((kind, fd))
+            continue
+        try:
+            syscalls.setns(fd, namespaces.FLAGS[kind])
+        except PermissionError:
+            left.append((kind, fd))
+    return spaces.replace(join=tuple(left))
 
 
 def _mount_root(thought: InitPlan) -> InitPlan:

@@ -9,6 +9,7 @@ from typing import Final
 
 from gantry.mounts.options import parse
 from gantry.oci import runtime_spec as oci
+from gantry.runtime import schedule
 from gantry.runtime.errors import RuntimeFailure
 
 _VERSION: Final = re.compile(r"1\.\d{1,9}\.\d{1,9}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
@@ -34,7 +35,9 @@ def spec(config: oci.Spec, given: Collection[str] = ()) -> None:
         raise RuntimeFailure("process property must not be empty")
     for index, mount in enumerate(config.mounts):
         _mount(index, mount)
-    _linux(config, config.linux or oci.Linux(), given)
+    linux = config.linux or oci.Linux()
+    schedule.check(config.process, linux)
+    _linux(config, linux, given)
 
 
 def _mount(index: int, mount: oci.Mount) -> None:

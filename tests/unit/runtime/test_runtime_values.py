@@ -14,7 +14,7 @@ from gantry.model.resources import DeviceRule, Resources
 from gantry.oci import runtime_spec as oci
 from gantry.oci.codec import SpecError
 from gantry.runtime import identity, plan, state, validate
-from gantry.runtime.errors import RuntimeFailure, describe, exec_failure
+from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.schedule import parse_list
 from gantry.runtime.userns import map_text
 
@@ -151,11 +151,6 @@ def test_descriptions() -> None:
         "no such file or directory: /x"
     )
     assert describe(ValueError("text")) == "text"
-
-
-@pytest.mark.parametrize(("number", "code"), [(2, 127), (13, 126), (8, 126), (7, 128)])
-def test_exec_failures(number: int, code: int) -> None:
-    assert exec_failure("/x", OSError(number, "")).exit_code == code
 
 
 # --- validation ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from gantry.runtime import state
 from gantry.runtime.commands.context import Context, at_least, at_most, exactly
 from gantry.runtime.commands.flags import Arguments
 from gantry.runtime.errors import RuntimeFailure
+from gantry.runtime.plan import plan_resources
 
 
 def kill(context: Context, arguments: Arguments) -> int:
@@ -93,7 +94,7 @@ def _settle(resources: Resources) -> Resources:
     memory = resources.memory
     if memory is not None:
         resources = resources.replace(memory=memory.replace(kernel=None, kernel_tcp=None))
-    return resources.replace(devices=())
+    return plan_resources(resources.replace(devices=()))
 
 
 def _from_file(path: str) -> Resources:

@@ -42,6 +42,9 @@ def _execute(context: Context, arguments: Arguments) -> int:
         cgroups=sub_cgroups(arguments.strings("cgroup")),
         preserve_fds=check_preserved(3, arguments.number("preserve-fds")),
         ignore_paused=arguments.flag("ignore-paused"),
+        logger=context.log.write,
+        verbose=context.log.debugging,
+        plain_lines=not detach,
     )
     hand_over(started.pid, started.console if detach else None, arguments, pid_file)
     if detach:

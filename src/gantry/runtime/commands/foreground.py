@@ -83,7 +83,7 @@ def _with_terminal(pid: int, console: int) -> int:
     saved = None
     if os.isatty(0):
         saved = termios.tcgetattr(0)
-        tty.setraw(0, termios.TCSANOW)
+        _raw(0)
         _resize(console)
         signal.signal(signal.SIGWINCH, lambda *_: _resize(console))
     try:
@@ -93,6 +93,14 @@ def _with_terminal(pid: int, console: int) -> int:
         if saved is not None:
             termios.tcsetattr(0, termios.TCSANOW, saved)
         os.close(console)
+
+
+def _raw(fd: int) -> None:
+    """Raw mode, but for what the terminal does to the ends of lines."""
+    tty.setraw(fd, termios.TCSANOW)
+    settings = termios.tcgetattr(fd)
+    settings[1] |= termios.OPOST
+    termios.tcsetattr(fd, termios.TCSANOW, settings)
 
 
 def _resize(console: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 from gantry import __version__
 from gantry.cgroups import layout
@@ -21,7 +22,10 @@ _NODES = ["nosuid", "noexec", "nodev"]
 
 def version() -> str:
     """What --version prints."""
-    return f"gantry-runc version {__version__}\nspec: {VERSION}"
+    return (
+        f"gantry-runc version {__version__}\ncommit: v{__version__}\nspec: {VERSION}\n"
+        f"python: {sys.version.split()[0]}\nlibseccomp: {seccomp.library_version()}"
+    )
 
 
 def example() -> dict[str, object]:

@@ -161,7 +161,7 @@ def events(context: Context, arguments: Arguments) -> int:
         time.sleep(min(0.2, max(0.01, due - time.monotonic())))
         kills = container.oom_kills()
         for _ in range(kills - seen):
-            print(json.dumps({"type": "oom", "id": container.id}), flush=True)
+            print(f'{{"type":"oom","id":"{container.id}"}}', flush=True)
         seen = kills
         if time.monotonic() >= due:
             due += interval

@@ -14,14 +14,14 @@ class Log:
     def __init__(self, path: str = "", form: str = "text", *, debug: bool = False) -> None:
         self.to_stderr = not path
         self._form = form
-        self._debug = debug
+        self.debugging = debug
         self._fd = 2
         if path:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def write(self, level: str, message: str) -> None:
         """One entry. The text form quotes as logrus does: shims look for the message."""
-        if level == "debug" and not self._debug:
+        if level == "debug" and not self.debugging:
             return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self._form == "json":

@@ -88,6 +88,9 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
         start_now=start,
         no_pivot=arguments.flag("no-pivot"),
         keyring=not arguments.flag("no-new-keyring"),
+        logger=context.log.write,
+        verbose=context.log.debugging,
+        plain_lines=not detach,
     )
     try:
         hand_over(container.pid, container.console if detach else None, arguments, pid_file)
