@@ -237,8 +237,8 @@ def _networks(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSet
     mode = host.network_mode
     if "default" in networks:
         networks[mode] = networks.pop("default")
-    if not mode.startswith("container:") and mode not in networks:
-        networks[mode] = EndpointSettings()
+    if not networks and not mode.startswith("container:"):
+        networks[mode] = EndpointSettings()  # networks that are named are all there are
     mac = request.config.mac_address
     if mac is not UNSET and mac and mode in networks and not networks[mode].mac_address:
         networks[mode] = replace(networks[mode], mac_address=mac)

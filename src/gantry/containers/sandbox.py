@@ -79,6 +79,7 @@ def network_request(core: Core, container: Container, netns_pid: int = 0) -> San
         links=tuple(host.links or ()),
         environment=tuple(config.env or ()),
         egress=_egress(host, config),
+        ipv6=(host.sysctls or {}).get("net.ipv6.conf.all.disable_ipv6") != "1",
     )
 
 

@@ -276,7 +276,7 @@ class Views:
             if not pairs:
                 rows.append(base)
             for ip, public in pairs or ():
-                rows.append({"IP": ip, **base, "PublicPort": int(public)})
+                rows.append({"IP": ip, **base, **({"PublicPort": int(public)} if public else {})})
         return rows
 
 

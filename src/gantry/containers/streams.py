@@ -17,6 +17,7 @@ from gantry.logs.reader import LogReader
 from gantry.model.errors import Conflict, GantryError, InvalidParameter
 
 _UNREADABLE: Final = ("none",)
+_LINGER: Final = 10.0  # seconds that an attachment waits for the end of the run
 
 
 class Ended:
@@ -63,6 +64,30 @@ class Preceded:
         await self._inner.close()
 
 
+class Lasting:
+    """A stream that ends no sooner than the run: who reads its end may then ask for the exit
+    code, or remove the network, as with dockerd."""
+
+    def __init__(self, inner: Stream, ended: asyncio.Future[None] | None) -> None:
+        self._inner = inner
+        self._ended = ended
+
+    async def read(self) -> bytes:
+        data = await self._inner.read()
+        if not data and self._ended is not None:
+            await asyncio.wait({self._ended}, timeout=_LINGER)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        await self._inner.write(data)
+
+    async def close_stdin(self) -> None:
+        await self._inner.close_stdin()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
 class Attached:
     """An attachment (see `gantry.api.backend.Attachment`)."""
 
@@ -92,7 +117,10 @@ class Attached:
                 found = await self._source.future
             else:
                 found = self._source
-            self._open = self._wrap(found if found is not None else Ended())
+            if found is None or isinstance(found, Ended):
+                self._open = self._wrap(Ended())
+            else:
+                self._open = self._wrap(Lasting(found, self._container.live.exited))
         return self._open
 
     async def close(self) -> None:

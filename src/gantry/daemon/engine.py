@@ -349,6 +349,8 @@ def network_settings(options: Options) -> NetworkSettings:
         ip_forward=options.flag("ip-forward"),
         ip_forward_no_drop=options.flag("ip-forward-no-drop"),
         ip_masq=options.flag("ip-masq"),
+        allow_direct_routing=options.flag("allow-direct-routing"),
+        bridge_accept_fwmark=options.text("bridge-accept-fwmark"),
         iptables=options.flag("iptables"),
         ip6tables=options.flag("ip6tables"),
         ipv6=options.flag("ipv6"),
@@ -364,6 +366,7 @@ def network_settings(options: Options) -> NetworkSettings:
             if isinstance(table, dict)
         ),
         firewall_backend=options.text("firewall-backend"),
+        resolv_conf=os.environ.get("DOCKER_TEST_RESOLV_CONF_PATH", ""),  # as dockerd's
     )
 
 

@@ -122,6 +122,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("ip", "text", "Host address that ports are published on", "0.0.0.0"),
     _option("ip-forward", "flag", "Turn on IP forwarding", True),
     _option("ip-forward-no-drop", "flag", "Leave the forward policy as it is"),
+    _option("allow-direct-routing", "flag", "Published ports are reachable by routing, too"),
+    _option("bridge-accept-fwmark", "text", "Packets with this mark (N or N/MASK) are let in"),
     _option("ip-masq", "flag", "Masquerade traffic that leaves the bridge", True),
     _option("iptables", "flag", "Set up the packet filter", True),
     _option("ip6tables", "flag", "Set up the IPv6 packet filter", True),
@@ -133,6 +135,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("dns-opts", "list", "DNS options of containers", flag="dns-opt"),
     _option("dns-search", "list", "DNS search domains of containers"),
     _option("host-gateway-ips", "list", "What host-gateway means", flag="host-gateway-ip"),
+    _option("network-control-plane-mtu", "number", "Ignored: there is no overlay", 1500),
+    _option("network-diagnostic-port", "number", "Ignored", 0),
+    _option("swarm-default-advertise-addr", "text", "Ignored: there is no swarm"),
     # the rest
     _option("labels", "list", "key=value labels of this engine", flag="label"),
     _option("experimental", "flag", "Enable experimental features"),

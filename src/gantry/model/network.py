@@ -44,6 +44,7 @@ class SandboxRequest:
     links: HostConfig.Links, "container:alias", for the network of `mode`.
     environment: the container's own, which legacy links show to others.
     egress: where it may connect to (DNS names, addresses, CIDRs); None: anywhere.
+    ipv6: False when the container's sysctls switch IPv6 off.
     """
 
     container_id: str
@@ -64,6 +65,7 @@ class SandboxRequest:
     links: Sequence[str] = ()
     environment: Sequence[str] = ()
     egress: Sequence[str] | None = None
+    ipv6: bool = True
 
 
 @dataclass(frozen=True, slots=True)

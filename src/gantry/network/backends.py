@@ -15,14 +15,29 @@ _log = logging.getLogger(__name__)
 NAMES = ("nftables", "iptables", "iptables-nft", "iptables-legacy")
 
 
+def parse_mark(text: str) -> tuple[int, int]:
+    """(value, mask). InvalidParameter."""
+    value, slash, mask = text.partition("/")
+    try:
+        found = int(value, 0), int(mask, 0) if slash else 0xFFFFFFFF
+    except ValueError:
+        found = -1, -1
+    if not all(0 <= number <= 0xFFFFFFFF for number in found):
+        raise InvalidParameter(f"invalid firewall mark {text!r}: it must be VALUE or VALUE/MASK")
+    return found
+
+
 class ChosenFirewall:
     """A `Firewall` that settles on a backend at `start`: the one that was asked for, or
     the next one that this kernel can do.
 
-    backend: "" or one of NAMES. apart: see `NftFirewall`.
+    backend: "" or one of NAMES. apart, accept_mark: see `NftFirewall`; the latter is
+    "VALUE" or "VALUE/MASK" (dockerd's --bridge-accept-fwmark).
     """
 
-    def __init__(self, backend: str, table: str, *, ipv6: bool = True) -> None:
+    def __init__(
+        self, backend: str, table: str, *, ipv6: bool = True, accept_mark: str = ""
+    ) -> None:
         if backend not in ("", *NAMES):
             raise InvalidParameter(
                 f'invalid firewall-backend "{backend}": must be one of {", ".join(NAMES)}'
@@ -32,14 +47,15 @@ class ChosenFirewall:
         self._wanted = backend
         self._table = table
         self._ipv6 = ipv6
+        self._mark = parse_mark(accept_mark) if accept_mark else None
         self._chosen: Firewall | None = None
 
     def _candidates(self) -> list[tuple[str, Callable[[], Firewall]]]:
         def iptables(flavour: str) -> Callable[[], Firewall]:
-            return lambda: IptablesFirewall(flavour, ipv6=self._ipv6)
+            return lambda: IptablesFirewall(flavour, ipv6=self._ipv6, accept_mark=self._mark)
 
         every: list[tuple[str, Callable[[], Firewall]]] = [
-            ("nftables", lambda: NftFirewall(self._table, self.apart)),
+            ("nftables", lambda: NftFirewall(self._table, self.apart, self._mark)),
             ("iptables", iptables("")),
             ("iptables-nft", iptables("nft")),
             ("iptables-legacy", iptables("legacy")),

@@ -390,12 +390,29 @@ class BridgeDriver:
         if has6:
             messages.append(netlink.add_address(index, "fe80::1", 64))
         messages.append(netlink.set_link(index, up=True))
+        if ours and not made:
+            messages = [*self._stale(record, index), *messages]
         self._namespaces.host.batch(messages)
         if not options.icc and DEFAULT in record.options:
             # Links are exceptions, which only the packet filter can make. It sees packets
             # between two ports only if the bridge is told to show them.
             with contextlib.suppress(OSError):
                 self._namespaces.host.do(netlink.filter_bridge(index))
+
+    def _stale(self, record: NetworkRecord, index: int) -> list[netlink.Message]:
+        """Addresses that the bridge has from another configuration."""
+        wanted = {
+            (str(ip_address(p.gateway)), ip_network(p.subnet).prefixlen)
+            for p in record.ipam
+            if p.gateway
+        }
+        return [
+            netlink.delete_address(index, a.address, a.prefix)
+            for a in netlink.addresses(self._namespaces.host)
+            if a.index == index
+            and (a.address, a.prefix) not in wanted
+            and not ip_address(a.address).is_link_local
+        ]
 
     def _grow(self, record: NetworkRecord, device: _Device) -> None:
         """One more shard, and a wire from it to the first."""
@@ -483,16 +500,13 @@ def free_name(sock: netlink.Socket, owner: str) -> tuple[str, bool]:
     raise System("there is no free name for the default bridge")
 
 
-def existing_address(namespaces: Namespaces, bridge: str) -> str:
-    """The IPv4 "address/prefix" of a bridge that is already there, "" if none. On the worker."""
+def present_addresses(namespaces: Namespaces, bridge: str) -> list[str]:
+    """The "address/prefix"es of a bridge that is already there. On the worker."""
     host = namespaces.host
     found = netlink.link(host, bridge)
     if found is None:
-        return ""
-    for address in netlink.addresses(host, 4):
-        if address.index == found.index:
-            return f"{address.address}/{address.prefix}"
-    return ""
+        return []
+    return [f"{a.address}/{a.prefix}" for a in netlink.addresses(host) if a.index == found.index]
 
 
 def routes_on_link(namespaces: Namespaces) -> list[str]:

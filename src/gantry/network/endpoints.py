@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address, ip_network
 
-from gantry.model.errors import InvalidParameter
+from gantry.model.errors import InvalidParameter, System
 from gantry.model.network import (
     EndpointConfig,
     EndpointState,
@@ -35,20 +35,17 @@ def planned(
         none = catalog.named("none")
         return [(none, EndpointConfig())] if none is not None else []
     found: dict[str, tuple[NetworkRecord, EndpointConfig]] = {}
-    for term, config in request.endpoints.items():
-        record = catalog.find("bridge" if term == "default" else term)
+    for term, config in (request.endpoints or {mode: EndpointConfig()}).items():
+        term = "bridge" if term == "default" else term
+        if term == "bridge" and catalog.named("bridge") is None:
+            continue  # --bridge=none: there is only lo
+        record = catalog.find(term)
         found[record.id] = (record, config)
-    main = catalog.find(mode) if not found or _named(mode, catalog) else None
-    if main is not None:
-        found.setdefault(main.id, (main, EndpointConfig()))
-    first = main.id if main is not None else ""
-    plans = sorted(found.values(), key=lambda plan: (plan[0].id != first, plan[0].name))
+    plans = sorted(
+        found.values(), key=lambda plan: (mode not in (plan[0].name, plan[0].id), plan[0].name)
+    )
     check_mix([record.name for record, _ in plans])
     return plans
-
-
-def _named(mode: str, catalog: Catalog) -> bool:
-    return catalog.named(mode) is not None or catalog.get(mode) is not None
 
 
 def check_mix(names: Sequence[str]) -> None:
@@ -116,6 +113,12 @@ def _is_address(text: str, version: int) -> bool:
     return address.version == version and not address.is_unspecified and "%" not in text
 
 
+def wants_ipv6(request: SandboxRequest, config: EndpointConfig) -> bool:
+    """False when sysctls, of the container or of the endpoint, switch IPv6 off there."""
+    off = ("net.ipv6.conf.IFNAME.disable_ipv6", "1")
+    return request.ipv6 and off not in sysctls(config)
+
+
 def sysctls(config: EndpointConfig) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     for sysctl in filter(None, config.driver_opts.get(drivers.SYSCTLS_OPTION, "").split(",")):
@@ -142,7 +145,10 @@ def interface_name(
     asked = config.driver_opts.get(drivers.IFNAME_OPTION, "")
     if asked:
         if asked in taken:
-            raise InvalidParameter(f"interface name {asked} is already in use")
+            raise System(
+                f"failed to set up container networking: error renaming interface to"
+                f' "{asked}": file exists'
+            )
         return asked
     prefix = record.options.get(drivers.IFACE_PREFIX_OPTION) or "eth"
     number = 0

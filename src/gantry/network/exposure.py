@@ -72,6 +72,7 @@ class Exposure:
                 at6[1].ipv6 if at6 else "",
                 routed4=at4 is not None and self._routed(at4[0], 4),
                 routed6=at6 is not None and self._routed(at6[0], 6),
+                opened=self._opened(live),
             )
         except (System, OSError) as error:
             raise System(
@@ -89,6 +90,21 @@ class Exposure:
         """The daemon ends, the container goes on."""
         if live.publication is not None:
             await self._publisher.let_go(live.publication)
+
+    def _opened(self, live: Live) -> list[str]:
+        """The container's addresses in networks that others route to, its way out or not."""
+        found: list[str] = []
+        for state in live.endpoints.values():
+            record = self._catalog.get(state.network_id)
+            if record is None or record.internal:
+                continue
+            if not isinstance(self._driver_of(record), BridgeDriver):
+                continue
+            for version, address in ((4, state.ip), (6, state.ipv6)):
+                routed = self._settings.allow_direct_routing or self._routed(record, version)
+                if address and routed:
+                    found.append(address)
+        return found
 
     def _place(self, live: Live, version: int) -> Place | None:
         """The endpoint that ports of this IP version are published at."""

@@ -6,9 +6,16 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Interface,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 
 from gantry.model.errors import InvalidParameter
 from gantry.model.network import IpamPool, NetworkRecord
@@ -18,6 +25,8 @@ from gantry.network.ipam import DefaultIpam
 from gantry.network.netns import Namespaces
 from gantry.network.nft import physical_interfaces
 from gantry.network.settings import NetworkSettings
+
+_LINK_LOCAL = IPv6Network("fe80::/64")
 
 
 def place(settings: NetworkSettings) -> NetworkSettings:
@@ -29,7 +38,7 @@ def place(settings: NetworkSettings) -> NetworkSettings:
             found, others = bridge.free_name(sock, settings.owner)
     common = found in ("none", "docker0", "gantry0") and not others
     table = settings.table or ("gantry" if common else f"gantry-{found}")
-    return replace(settings, bridge=found, table=table)
+    return replace(settings, bridge=found, table=table, managed=not settings.bridge)
 
 
 def forward(settings: NetworkSettings) -> Sequence[str]:
@@ -92,45 +101,85 @@ async def plan_default(
     known: NetworkRecord | None,
 ) -> tuple[str, tuple[IpamPool, ...]]:
     """The default bridge's device and its pools, leased. bip, then the address the device
-    has, then what it had before, then a free subnet."""
+    has, then fixed-cidr, then what it had before, then a free subnet (moby
+    getDefaultBridgeIPAMConf)."""
     name = settings.bridge
-    present = await namespaces.run(partial(bridge.existing_address, namespaces, name))
-    before = next((p for p in known.ipam if ":" not in p.subnet), None) if known else None
+    present = await namespaces.run(partial(bridge.present_addresses, namespaces, name))
     exclude = await namespaces.run(partial(reserved_subnets, namespaces, settings.resolv_conf))
-    subnet, gateway = "", ""
-    if settings.bip or present:
-        interface = ip_interface(settings.bip or present)
-        subnet, gateway = str(interface.network), str(interface.ip)
-    elif before is not None and not _taken(before.subnet, exclude):
-        subnet, gateway = before.subnet, before.gateway
-    lease = await ipam.request_pool(subnet, settings.fixed_cidr if subnet else "", exclude=exclude)
-    gateway = gateway or str(ip_network(lease.subnet)[1])
-    await ipam.request_address(lease.id, gateway)
-    router = _router(settings.default_gateway, lease.subnet)
-    if router and router != gateway:
-        await ipam.request_address(lease.id, router)
-    aux = {"DefaultGatewayIPv4": router} if router and router != gateway else {}
-    pools = [IpamPool(lease.subnet, settings.fixed_cidr, gateway, aux, lease.id)]
+    planning = _Planning(settings.managed, present, known, exclude, ipam)
+    pools = [await planning.lease(4, settings.bip, settings.fixed_cidr, settings.default_gateway)]
     if settings.ipv6:
-        pools.append(await _plan_default6(settings, ipam))
+        pools.append(
+            await planning.lease(
+                6, settings.bip6, settings.fixed_cidr_v6, settings.default_gateway_v6
+            )
+        )
     return name, tuple(pools)
 
 
-async def _plan_default6(settings: NetworkSettings, ipam: DefaultIpam) -> IpamPool:
-    subnet, gateway = settings.fixed_cidr_v6, ""
-    if settings.bip6:
-        interface = ip_interface(settings.bip6)
-        subnet, gateway = str(interface.network), str(interface.ip)
-    ranges = settings.fixed_cidr_v6 if settings.bip6 else ""
-    lease = await ipam.request_pool(subnet, ranges, v6=True)
-    gateway = gateway or str(ip_network(lease.subnet)[1])
-    await ipam.request_address(lease.id, gateway)
-    router = _router(settings.default_gateway_v6, lease.subnet)
-    aux = {}
-    if router and router != gateway:
-        await ipam.request_address(lease.id, router)
-        aux = {"DefaultGatewayIPv6": router}
-    return IpamPool(lease.subnet, ranges, gateway, aux, lease.id)
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """present: "address/prefix" of the device; exclude: subnets that are taken."""
+
+    managed: bool
+    present: Sequence[str]
+    known: NetworkRecord | None
+    exclude: Sequence[str]
+    ipam: DefaultIpam
+
+    async def lease(self, version: int, bip: str, fixed: str, router: str) -> IpamPool:
+        subnet, gateway = self._subnet(version, bip, fixed)
+        lease = await self.ipam.request_pool(
+            subnet, fixed, v6=version == 6, exclude=() if version == 6 else self.exclude
+        )
+        gateway = gateway or str(ip_network(lease.subnet)[1])
+        await self.ipam.request_address(lease.id, gateway)
+        aux: dict[str, str] = {}
+        if router and _router(router, lease.subnet) != gateway:
+            await self.ipam.request_address(lease.id, router)
+            aux = {f"DefaultGatewayIPv{version}": router}
+        return IpamPool(lease.subnet, fixed, gateway, aux, lease.id)
+
+    def _subnet(self, version: int, bip: str, fixed: str) -> tuple[str, str]:
+        """(subnet, gateway), "" for what is free."""
+        if bip:
+            interface = ip_interface(bip)
+            return str(interface.network), str(interface.ip)
+        found = select_address(self.present, version, fixed, managed=self.managed)
+        if found is not None:
+            return str(found.network), str(found.ip)
+        if fixed:
+            return str(ip_network(fixed, strict=False)), ""
+        pools = self.known.ipam if self.known is not None else ()
+        before = next((p for p in pools if (6 if ":" in p.subnet else 4) == version), None)
+        if before is not None and not _taken(before.subnet, self.exclude):
+            return before.subnet, before.gateway
+        return "", ""
+
+
+def select_address(
+    present: Sequence[str], version: int, fixed: str, *, managed: bool
+) -> IPv4Interface | IPv6Interface | None:
+    """The bridge's own address that is its gateway's: the one whose subnet has `fixed`, else
+    one inside it, else any (moby selectBIP). Of a bridge that we manage, one that does not
+    go with `fixed` is none, and a smaller subnet grows."""
+    inner = ip_network(fixed, strict=False) if fixed else None
+    ours = [i for i in map(ip_interface, present) if i.version == version]
+    if version == 6 and not (inner and inner.subnet_of(_LINK_LOCAL)):  # type: ignore[arg-type]  # both are IPv6
+        ours = [i for i in ours if i.ip not in _LINK_LOCAL]
+    if not ours:
+        return None
+    chosen = ours[0]
+    if inner is not None and len(ours) > 1:
+        around = [i for i in ours if inner.network_address in i.network]
+        inside = [i for i in ours if i.ip in inner]
+        chosen = (around or inside or ours)[0]
+    if managed and inner is not None:
+        if inner.network_address not in chosen.network:
+            return None
+        if inner.prefixlen < chosen.network.prefixlen:
+            return ip_interface(f"{chosen.ip}/{inner.prefixlen}")
+    return chosen
 
 
 def _router(address: str, subnet: str) -> str:
@@ -139,7 +188,7 @@ def _router(address: str, subnet: str) -> str:
     return address
 
 
-def _taken(subnet: str, others: list[str]) -> bool:
+def _taken(subnet: str, others: Sequence[str]) -> bool:
     own = ip_network(subnet)
     return any(
         other.version == own.version and own != other and own.overlaps(other)

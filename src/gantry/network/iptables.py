@@ -77,9 +77,16 @@ class _Family:
 
 
 class IptablesFirewall:
-    """`gantry.network.firewall.Firewall`. flavour: "", "nft" or "legacy"."""
+    """`gantry.network.firewall.Firewall`. flavour: "", "nft" or "legacy". accept_mark:
+    (value, mask) of packets that may go into every bridge."""
 
-    def __init__(self, flavour: str = "", *, ipv6: bool = True) -> None:
+    def __init__(
+        self, flavour: str = "", *, ipv6: bool = True, accept_mark: tuple[int, int] | None = None
+    ) -> None:
+        self._fixed = _FIXED
+        if accept_mark is not None:
+            match = f"-m mark --mark {accept_mark[0]:#x}/{accept_mark[1]:#x}"
+            self._fixed = (*_FIXED, ("filter", "DOCKER", f"{match} -j ACCEPT"))
         middle = f"-{flavour}" if flavour else ""
         self._families = [_Family(4, f"iptables{middle}")]
         if ipv6:
@@ -101,7 +108,7 @@ class IptablesFirewall:
                     raise
                 _log.warning("IPv6 is not filtered: %s", error)
                 family.usable = False
-            family.rules.update(_FIXED)
+            family.rules.update(self._fixed)
 
     async def add_bridge(self, rules: BridgeRules) -> None:
         before = self._bridges.get(rules.bridge)

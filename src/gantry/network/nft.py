@@ -179,16 +179,29 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
 _USER_CHAINS = frozenset({"DOCKER-USER"})
 
 
-def ruleset(table: str) -> str:
+Chains = dict[str, tuple[str, tuple[str, ...]]]
+
+
+def chains(accept_mark: tuple[int, int] | None = None) -> Chains:
+    """Each chain's hook and rules. accept_mark: (value, mask) of packets that may go into
+    every bridge."""
+    if accept_mark is None:
+        return _CHAINS
+    value, mask = accept_mark
+    hook, rules = _CHAINS["inward"]
+    return {**_CHAINS, "inward": (hook, (f"meta mark & {mask:#x} == {value:#x} accept", *rules))}
+
+
+def ruleset(table: str, present: Chains = _CHAINS) -> str:
     """The nft script that brings the table to its present form: chains are emptied and
     filled again in the same transaction; sets keep their elements, DOCKER-USER its rules."""
     lines = [f"add table inet {table}"]
     for name, declaration in _SETS.items():
         kind, _, body = declaration.partition(" ")
         lines.append(f"add {kind} inet {table} {name} {body}")
-    for name, (hook, _rules) in _CHAINS.items():
+    for name, (hook, _rules) in present.items():
         lines.append(f"add chain inet {table} {name}" + (f" {{ {hook} }}" if hook else ""))
-    for name, (_hook, rules) in _CHAINS.items():
+    for name, (_hook, rules) in present.items():
         if name not in _USER_CHAINS:
             lines.append(f"flush chain inet {table} {name}")
         lines += [f"add rule inet {table} {name} {rule}" for rule in rules]
@@ -197,10 +210,16 @@ def ruleset(table: str) -> str:
 
 class NftFirewall:
     """`Firewall` by nftables. apart: interfaces between which the host must not begin to
-    forward just because the engine switched forwarding on."""
+    forward just because the engine switched forwarding on. accept_mark: see `chains`."""
 
-    def __init__(self, table: str = "gantry", apart: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        table: str = "gantry",
+        apart: Sequence[str] = (),
+        accept_mark: tuple[int, int] | None = None,
+    ) -> None:
         self.table = table
+        self._chains = chains(accept_mark)
         self._physical = tuple(apart)
         self._elements: Elements | None = None
         self._generation = -1  # of the ruleset, when it was last found whole
@@ -210,7 +229,7 @@ class NftFirewall:
         self._counts: Counter[Element] = Counter()  # rules may share an element
 
     async def start(self) -> None:
-        nftables.run(ruleset(self.table))
+        nftables.run(ruleset(self.table, self._chains))
         self._elements = Elements(self.table)
         physical = [Element("physical", name_field(name)) for name in self._physical]
         self._elements.change(add=physical)
@@ -264,7 +283,7 @@ class NftFirewall:
         counts = self._elements.rules()
         whole = all(
             counts.get(name, 0) == len(rules)
-            for name, (_hook, rules) in _CHAINS.items()
+            for name, (_hook, rules) in self._chains.items()
             if name not in _USER_CHAINS
         )
         if whole:
@@ -305,7 +324,7 @@ class NftFirewall:
     def _restore(self) -> None:
         assert self._elements is not None
         _log.warning("nftables table %s was changed by another tool: restoring", self.table)
-        nftables.run(ruleset(self.table))
+        nftables.run(ruleset(self.table, self._chains))
         self._elements.change(add=self._wanted())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from gantry.ipc.owner import TaskOwner
@@ -52,15 +52,23 @@ class Publisher:
         *,
         routed4: bool = False,
         routed6: bool = False,
+        opened: Sequence[str] = (),
     ) -> Publication:
         """Make the container's ports reachable. System, and nothing done, when one is taken.
 
         ipv4, ipv6: the container's addresses, "" where it has none that is reachable so.
-        routed4, routed6: no translation in that family, the ports are opened for packets
-        that are routed to the container.
+        routed4, routed6: no translation in that family. opened: addresses of the container
+        at which its ports are open to packets that are routed there.
         """
-        empty = Publication([], [], "")
-        return await self.change(empty, requests, ipv4, ipv6, routed4=routed4, routed6=routed6)
+        return await self.change(
+            Publication([], [], ""),
+            requests,
+            ipv4,
+            ipv6,
+            routed4=routed4,
+            routed6=routed6,
+            opened=opened,
+        )
 
     async def change(
         self,
@@ -71,6 +79,7 @@ class Publisher:
         *,
         routed4: bool = False,
         routed6: bool = False,
+        opened: Sequence[str] = (),
     ) -> Publication:
         """Publish `requests` instead of what `old` has; what is in both goes on undisturbed.
         On error `old` stays as it was."""
@@ -81,7 +90,7 @@ class Publisher:
         fresh = self._ports.reserve(new) if many else await self._acquire(new)
         changed = Publication(kept + fresh, [], ipv4 or ipv6)
         rules = _rules(changed.published, ipv4, ipv6)
-        rules += _open(requests, ipv4 if routed4 else "", ipv6 if routed6 else "")
+        rules += _open(requests, opened)
         try:
             if self._firewall is not None:
                 present, wanted = set(old.rules), set(rules)
@@ -103,6 +112,7 @@ class Publisher:
         self._ports.release(gone)
         old.held, old.rules = [], []
         changed.rules = rules
+        changed.published += tuple(_unbound(requests, routed4, routed6))
         self._forget([*fresh, *gone])
         return changed
 
@@ -166,6 +176,16 @@ def _bound(request: PortRequest, routed4: bool, routed6: bool) -> PortRequest | 
     return request if hosts == request.hosts else replace(request, hosts=hosts)
 
 
+def _unbound(
+    requests: Iterable[PortRequest], routed4: bool, routed6: bool
+) -> Iterator[PublishedPort]:
+    """What is shown of ports that are reached by routing only: no port of the host (0)."""
+    for request in requests:
+        for host in request.hosts:
+            if routed6 if ":" in host else routed4:
+                yield PublishedPort(request.proto, host, 0, request.port)
+
+
 def _match(
     held: Sequence[Held], requests: Sequence[PortRequest]
 ) -> tuple[list[Held], list[PortRequest]]:
@@ -204,12 +224,11 @@ def _rules(published: Iterable[PublishedPort], ipv4: str, ipv6: str) -> list[Por
     return rules
 
 
-def _open(requests: Iterable[PortRequest], *addresses: str) -> list[PortRule]:
+def _open(requests: Iterable[PortRequest], addresses: Sequence[str]) -> list[PortRule]:
     return [
         PortRule(request.proto, "", 0, address, request.port, routed=True)
         for request in requests
         for address in addresses
-        if address
     ]
 
 

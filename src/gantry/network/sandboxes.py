@@ -168,7 +168,7 @@ class Sandboxes:
         alone = len(plans) == 1
         for record, config in plans:
             driver = self._driver_of(record)
-            if live.netns_fd < 0 and self._poolable(record, config):
+            if live.netns_fd < 0 and request.ipv6 and self._poolable(record, config):
                 await self._take(live, record, config)
             elif live.netns_fd < 0 and isinstance(driver, BridgeDriver):
                 await self._attach(live, record, config, alone=alone, make=driver)
@@ -338,12 +338,13 @@ class Sandboxes:
             raise Forbidden("cannot create endpoint on configuration-only network")
         driver = self._driver_of(record)
         async with AsyncExitStack() as undo:
-            ipv4, ipv6, pool4, pool6 = await self._addresses(record, config, undo)
+            ipv6 = endpoints.wants_ipv6(live.request, config)
+            ipv4, ipv6_, pool4, pool6 = await self._addresses(record, config, undo, ipv6=ipv6)
             wanted = Wanted(
                 endpoint_id=secrets.token_hex(32),
                 interface=endpoints.interface_name(record, config, live.endpoints.values()),
                 ipv4=ipv4,
-                ipv6=ipv6,
+                ipv6=ipv6_,
                 mac=endpoints.mac(config, live.request, record),
                 gateway4=pool4,
                 gateway6=pool6,
@@ -367,7 +368,12 @@ class Sandboxes:
         self._naming.remember(record, state)
 
     async def _addresses(
-        self, record: NetworkRecord, config: EndpointConfig, undo: AsyncExitStack
+        self,
+        record: NetworkRecord,
+        config: EndpointConfig,
+        undo: AsyncExitStack,
+        *,
+        ipv6: bool = True,
     ) -> tuple[str, str, str, str]:
         """("address/prefix" IPv4, IPv6, gateway IPv4, IPv6); "" where the network has none."""
         if record.driver in ("host", "null"):
@@ -376,7 +382,7 @@ class Sandboxes:
         found: list[tuple[str, str]] = []
         for version, enabled, asked in (
             (4, record.enable_ipv4, config.ipv4),
-            (6, record.enable_ipv6, config.ipv6),
+            (6, record.enable_ipv6 and ipv6, config.ipv6),
         ):
             if not enabled:
                 found.append(("", ""))
@@ -386,7 +392,7 @@ class Sandboxes:
             ]
             try:
                 address, pool = await endpoints.request(record, ipam, pools, asked, version)
-            except NoAddresses:
+            except (NoAddresses, Forbidden):
                 await self.reap()  # addresses of containers that ended a moment ago
                 address, pool = await endpoints.request(record, ipam, pools, asked, version)
             if address:

@@ -95,7 +95,10 @@ class Networks:
         self._firewall = firewall
         if firewall is None and settings.iptables:
             self._firewall = ChosenFirewall(
-                settings.firewall_backend, settings.table, ipv6=settings.ip6tables
+                settings.firewall_backend,
+                settings.table,
+                ipv6=settings.ip6tables,
+                accept_mark=settings.bridge_accept_fwmark,
             )
         self._catalog = Catalog()
         self._locks: dict[str, asyncio.Lock] = {}

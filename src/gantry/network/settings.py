@@ -22,6 +22,7 @@ class NetworkSettings:
     bridge: the default bridge's name, "" for docker0 (gantry0 where a docker0 is not
         ours), "none" for no default network. table: our nftables table, "" for "gantry"
         (or, beside another gantryd, one named after the bridge).
+    managed: whether the engine chose the default bridge's name.
     owner: what tells this engine's devices from another gantryd's.
     default_address_pools: (base, prefix length of each network cut from it).
     audit_dir: where egress policies' audit logs are written, "": they are not.
@@ -44,6 +45,8 @@ class NetworkSettings:
     ip_forward: bool = True
     ip_forward_no_drop: bool = False
     ip_masq: bool = True
+    allow_direct_routing: bool = False
+    bridge_accept_fwmark: str = ""
     iptables: bool = True
     ip6tables: bool = True
     ipv6: bool = False
@@ -57,6 +60,7 @@ class NetworkSettings:
     firewall_backend: str = ""
     table: str = ""
     owner: str = ""
+    managed: bool = True
     pool_size: int = 6
     timeout_dns: float = 4.0
     firewall_poll: float = 2.0

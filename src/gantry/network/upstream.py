@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 from gantry.network import dnswire
-from gantry.network.resolution import Upstream
+from gantry.network.resolution import EMBEDDED_DNS, Upstream
 
 SERVERS = 3
 TIMEOUT = 4.0
@@ -40,6 +40,8 @@ class Forwarder:
             return dnswire.failure(query, dnswire.REFUSED)
         async with self._slots:
             for server in servers[:SERVERS]:
+                if server.address == EMBEDDED_DNS:
+                    continue  # ourselves
                 try:
                     async with asyncio.timeout(self._timeout):
                         answer = await self._exchange(query, server, make, tcp)

@@ -103,6 +103,7 @@ class Visible:
                     *self._extra_hosts(request),
                     *(line for one in linked for line in links.hosts_lines(one)),
                 ],
+                ipv6=request.ipv6,
             ),
             resolv_conf=conf,
             env=tuple(v for one in linked for v in links.environment(request.name, one)),
@@ -149,6 +150,6 @@ def ports(request: SandboxRequest, published: Sequence[PublishedPort]) -> Ports:
         for n in range(one.count):
             key = f"{one.port + n}/{one.proto}"
             pairs = found.get(key) or []
-            pairs.append((one.host_ip, str(one.host_port + n)))
+            pairs.append((one.host_ip, str(one.host_port + n) if one.host_port else ""))
             found[key] = pairs
     return found

@@ -19,7 +19,7 @@ from tests.integration.network.netlab import (
 )
 from tests.support.machine import HOST_ADDRESS, LAN_ADDRESS, Machine
 
-from gantry.model.errors import InvalidParameter, NotFound
+from gantry.model.errors import InvalidParameter
 from gantry.network import netlink
 from gantry.network.service import Networks
 from gantry.network.settings import NetworkSettings
@@ -153,9 +153,11 @@ def test_default_network_options(machine: Machine) -> None:
 def test_no_default_bridge(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         assert [row["Name"] for row in await networks.list({})] == ["host", "none"]
-        with pytest.raises(NotFound, match="network bridge not found"):
-            await networks.allocate(request("one"))
-        assert (await networks.allocate(request("one", mode="none"))).netns_fd is not None
+        sandbox = await networks.allocate(request("one"))
+        assert sandbox.netns_fd is not None
+        assert sandbox.endpoints == {}
+        assert routes(sandbox) == {}
+        assert (await networks.allocate(request("two", mode="none"))).netns_fd is not None
 
     with_networks(machine, body, replace(SETTINGS, bridge="none"))
 
@@ -230,3 +232,56 @@ def test_settings_have_dockerds_defaults() -> None:
     settings = NetworkSettings()
     assert settings.icc and settings.ip_masq and settings.ip_forward and settings.userland_proxy
     assert (settings.ip, settings.ipv6, settings.mtu) == ("0.0.0.0", False, 0)
+
+
+def test_the_default_bridge_is_where_fixed_cidr_says(machine: Machine) -> None:
+    """And what it had before goes, when that does not fit."""
+    store = MemoryNetworkStore()
+
+    def gateways() -> list[str]:
+        said = machine.host.run("ip", "-o", "addr", "show", "dev", "docker0", "scope", "global")
+        return [line.split()[3] for line in said.splitlines()]
+
+    async def first(networks: Networks) -> None:
+        assert gateways() == ["192.168.50.1/24"]
+
+    async def second(networks: Networks) -> None:
+        assert gateways() == ["192.168.60.1/24"]
+
+    async def third(networks: Networks) -> None:
+        assert gateways() == ["192.168.0.1/16"]
+        sandbox = await networks.allocate(request("one"))
+        assert sandbox.endpoints["bridge"].ip.startswith("192.168.60.")
+
+    with_networks(machine, first, replace(SETTINGS, fixed_cidr="192.168.50.0/24"), store)
+    with_networks(machine, second, replace(SETTINGS, fixed_cidr="192.168.60.0/24"), store)
+    settings = replace(SETTINGS, fixed_cidr="192.168.60.0/24", bip="192.168.0.1/16")
+    with_networks(machine, third, settings, store)
+
+
+def test_published_ports_are_reached_by_routing_if_asked_for(machine: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        one = await networks.allocate(request(port_bindings=publish(("80/tcp", ("", "8080")))))
+        address = one.endpoints["bridge"].ip
+        machine.lan.run("ip", "route", "add", f"{address}/32", "via", HOST_ADDRESS)
+        with tcp_server(one, 80), tcp_server(one, 81):
+            assert await ask(machine, address, 80) == f"{LAN_ADDRESS} one"
+            assert await refused(machine, address, 81)
+
+    with_networks(machine, body, replace(SETTINGS, allow_direct_routing=True))
+
+
+@pytest.mark.usefixtures("needs_nftables")
+def test_packets_with_the_mark_are_let_in(machine: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        one = await networks.allocate(request())
+        address = one.endpoints["bridge"].ip
+        machine.lan.run("ip", "route", "add", f"{address}/32", "via", HOST_ADDRESS)
+        with tcp_server(one, 80):
+            assert await refused(machine, address, 80)
+            mark = "add table ip m; add chain ip m c { type filter hook prerouting priority -150; }"
+            machine.host.run("nft", f"{mark}; add rule ip m c iifname lan0 meta mark set 0x5")
+            assert await ask(machine, address, 80) == f"{LAN_ADDRESS} one"
+            assert await networks.check_firewall()
+
+    with_networks(machine, body, replace(SETTINGS, bridge_accept_fwmark="0x1/0x3"))

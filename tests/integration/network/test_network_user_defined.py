@@ -23,10 +23,15 @@ from tests.support.wait import eventually
 
 from gantry.model.errors import Forbidden, InvalidParameter, System
 from gantry.model.network import EndpointConfig
+from gantry.network import drivers
+from gantry.network.bridge import MODE4, MODE6
+from gantry.network.interfaces import write_sysctl
 from gantry.network.service import Networks
 from gantry.testing.network import MemoryNetworkStore
 
 pytestmark = pytest.mark.integration
+
+DISABLE = "net.ipv6.conf.IFNAME.disable_ipv6=1"
 
 
 def attach(*names: str, **fields: object) -> dict[str, EndpointConfig]:
@@ -427,3 +432,63 @@ def test_a_network_larger_than_a_bridge(machine: Machine, bridge_netfilter: str)
 
     with_networks(machine, body)
     eventually(lambda: veths(machine, "docker0") == [], "end of the veths")
+
+
+def test_an_address_is_free_as_soon_as_its_container_is_gone(machine: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "n", "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}})
+        wanted = {"n": EndpointConfig(ipv4="10.1.0.9")}
+        await networks.allocate(request("one", mode="n", endpoints=wanted))
+        await networks.release("one" * 8)
+        two = await networks.allocate(request("two", mode="n", endpoints=wanted))
+        assert two.endpoints["n"].ip == "10.1.0.9"
+
+    with_networks(machine, body)
+
+
+def test_no_ipv6_where_sysctls_switch_it_off(machine: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "n", "EnableIPv6": True})
+        off = {"n": EndpointConfig(driver_opts={drivers.SYSCTLS_OPTION: DISABLE})}
+        one = await networks.allocate(request("one", mode="n", endpoints=off))
+        two = await networks.allocate(request("two", mode="n", ipv6=False))
+        three = await networks.allocate(request("three", mode="n"))
+        assert [s.endpoints["n"].ipv6 != "" for s in (one, two, three)] == [False, False, True]
+        assert b"ip6-localhost" not in two.hosts
+        assert b"ip6-localhost" in three.hosts
+
+    with_networks(machine, body)
+
+
+@pytest.mark.usefixtures("needs_nftables")
+def test_ports_are_open_in_every_routed_network(machine: Machine) -> None:
+    """Also where that network is not the way out."""
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "nat"})
+        await networks.create({"Name": "routed", "Options": {MODE4: "routed"}})
+        both = {"nat": EndpointConfig(gw_priority=1), "routed": EndpointConfig()}
+        published = {"80/tcp": [("", "8080")]}
+        one = await networks.allocate(
+            request("one", mode="nat", endpoints=both, port_bindings=published)
+        )
+        address = one.endpoints["routed"].ip
+        machine.lan.run("ip", "route", "add", f"{address}/32", "via", HOST_ADDRESS)
+        inside(one.netns_fd, lambda: write_sysctl("net.ipv4.conf.all.rp_filter", "0"))
+        # Answers go out by the other network, whose address the host knows the way to.
+        with tcp_server(one, 80), tcp_server(one, 81):
+            assert await ask(machine, HOST_ADDRESS, 8080) == f"{LAN_ADDRESS} one"
+            rules = machine.host.run("nft", "list", "set", "inet", "gantry", "open4")
+            assert f"{address} . tcp . 80" in rules
+
+    with_networks(machine, body)
+
+
+def test_what_is_shown_of_ports_that_are_routed(machine: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "n", "EnableIPv6": True, "Options": {MODE6: "routed"}})
+        published = {"80/tcp": [("", "8080")]}
+        one = await networks.allocate(request("one", mode="n", port_bindings=published))
+        assert one.ports == {"80/tcp": [("0.0.0.0", "8080"), ("::", "")]}
+
+    with_networks(machine, body)

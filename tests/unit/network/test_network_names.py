@@ -159,7 +159,7 @@ class Upstreams:
         self.port = 0
         for number, behaviour in enumerate(behaviours):
             sock = socket.socket(type=socket.SOCK_DGRAM)
-            sock.bind((f"127.0.0.{10 + number}", self.port))
+            sock.bind((f"127.0.0.{20 + number}", self.port))
             self.port = sock.getsockname()[1]
             sock.setblocking(False)
             loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ def test_forwarding_and_failing_over(
     async def main() -> None:
         others = Upstreams(*behaviours)
         forwarder = Forwarder(timeout=0.2, port=others.port)
-        servers = [Upstream(f"127.0.0.{10 + n}", True) for n in range(len(behaviours))]
+        servers = [Upstream(f"127.0.0.{20 + n}", True) for n in range(len(behaviours))]
         query = bytes(dnslib.DNSRecord.question("example.org", "A").pack())
         answer = await forwarder.forward(query, servers, make, tcp=False)
         assert answer[:2] == query[:2]
