@@ -130,7 +130,10 @@ def beneath(folder: str, path: str) -> str:
     """A cgroup inside another. OSError ENOENT or EINVAL: not there, or not inside."""
     found = os.path.normpath(f"{folder}/{path.lstrip('/')}")
     if found != folder and not found.startswith(folder + "/"):
-        raise OSError(errno.EINVAL, f"{path} is not a sub cgroup path")
+        raise OSError(errno.EINVAL, f"bad sub cgroup path: {path}")
     if not os.path.isdir(found):
-        raise OSError(errno.ENOENT, f"open {found}/cgroup.procs: no such file or directory")
+        raise OSError(
+            errno.ENOENT,
+            f"error adding pid to cgroup: open {found}/cgroup.procs: no such file or directory",
+        )
     return found

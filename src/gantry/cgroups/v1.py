@@ -99,6 +99,8 @@ class V1Cgroup:
 
     def _places(self, below: Mapping[str, str]) -> list[str]:
         folders = dict(self._folders)
+        if "" in below:  # without a controller's name: in all of them
+            return [files.beneath(folder, below[""]) for folder in folders.values()]
         for controller, path in below.items():
             if controller not in folders:
                 raise OSError(errno.ENOENT, f"unknown controller {controller} in sub cgroup path")

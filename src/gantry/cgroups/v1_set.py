@@ -37,7 +37,7 @@ def needs(controller: str, resources: Resources) -> bool:
 def apply(folders: dict[str, str], resources: Resources) -> None:
     """Write every limit that is given. OSError names the file, or the missing controller."""
     if resources.unified:
-        raise OSError(errno.EINVAL, "cannot use unified resources: this is a cgroup v1 machine")
+        raise OSError(errno.EINVAL, "invalid configuration: cannot use unified on cgroup v1")
     if resources.devices:
         _devices(_need(folders, "devices"), resources.devices)
     if resources.memory is not None:
@@ -158,7 +158,7 @@ def _memsw(folder: str, swap: int) -> None:
 
 def _cpu(folders: dict[str, str], cpu: CPU) -> None:
     writes: list[tuple[str, str]] = []
-    if cpu.idle:
+    if cpu.idle is not None:
         writes.append(("cpu.idle", str(cpu.idle)))
     if cpu.shares:
         writes.append(("cpu.shares", str(cpu.shares)))
@@ -181,8 +181,9 @@ def _cpu(folders: dict[str, str], cpu: CPU) -> None:
         try:
             files.write(folder, name, value)
         except OSError as error:
-            # A smaller period can be refused while the old quota stands: once more after it.
-            if name != "cpu.cfs_period_us" or error.errno != errno.EINVAL or not cpu.quota:
+            # A period can be refused while the old quota stands: once more after it.
+            again = {"cpu.cfs_period_us": cpu.quota, "cpu.rt_period_us": cpu.realtime_runtime}
+            if error.errno != errno.EINVAL or not again.get(name):
                 raise
             late.append((name, value))
     for name, value in late:
