@@ -221,8 +221,12 @@ def of_transport(error: Exception, method: str, url: str) -> TransportError:
             "net/http: request canceled while waiting for connection"
             " (Client.Timeout exceeded while awaiting headers)"
         )
-    elif isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
+    elif isinstance(error, aiohttp.ServerDisconnectedError):
+        text = "EOF"
+    elif isinstance(error, aiohttp.ClientPayloadError):
         text = "unexpected EOF"
+    elif isinstance(error, aiohttp.ClientResponseError):
+        text = "net/http: HTTP/1.x transport connection broken: malformed HTTP response"
     elif isinstance(error, ConnectionResetError):
         text = "read: connection reset by peer"
     else:

@@ -15,6 +15,10 @@ from gantry.model.errors import InvalidParameter
 from gantry.oci.image import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
+    DOCKER_SCHEMA1,
+    DOCKER_SCHEMA1_SIGNED,
+    INDEXES,
+    MANIFESTS,
     MAX_DOCUMENT,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -25,6 +29,7 @@ from gantry.registry.errors import AuthorizationError, RegistryError, parse
 from gantry.registry.transport import Endpoint, Transport, small
 
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"))
+_DOCUMENTS: Final = MANIFESTS | INDEXES | {DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED}
 _PAGE: Final = 1000
 _PAGES: Final = 100
 
@@ -103,7 +108,7 @@ class Remote:
             raise InvalidParameter(f"manifest verification failed for digest {reference}")
         if is_digest(reference):
             digest = reference
-        return Found(digest, _declared(raw) or media_type, len(raw), raw)
+        return Found(digest, _kind(media_type, raw), len(raw), raw)
 
     async def small_blob(self, digest: str) -> bytes:
         """A config, verified."""
@@ -253,10 +258,18 @@ def _media_type(response: aiohttp.ClientResponse) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip()
 
 
-def _declared(raw: bytes) -> str:
-    """The media type a document says it is."""
-    media_type = parse(raw).get("mediaType", "")
-    return media_type if isinstance(media_type, str) else ""
+def _kind(outside: str, raw: bytes) -> str:
+    """What a document is. Its own word and the registry's must agree (CVE-2021-41190): another
+    engine could take the same bytes for another thing. InvalidParameter."""
+    inside = parse(raw).get("mediaType", "")
+    if not isinstance(inside, str):
+        raise InvalidParameter("invalid manifest: mediaType is no text")
+    if inside and outside in _DOCUMENTS and inside != outside:
+        raise InvalidParameter(f"mediaType in manifest should be '{outside}' not '{inside}'")
+    kind = inside or outside
+    if kind not in _DOCUMENTS:
+        raise InvalidParameter(f"unsupported manifest media type and no default available: {kind}")
+    return kind
 
 
 def _digest(like: str, raw: bytes) -> str:

@@ -34,6 +34,8 @@ from gantry.registry.errors import (
 from gantry.registry.settings import HUB, HUB_REGISTRY, RegistrySettings
 
 _CONNECT: Final = 30.0
+_PING: Final = 15.0
+"""Seconds until a registry that says nothing counts as not there, as dockerd has it."""
 _HEADERS: Final = 60.0
 """Seconds of silence that a connection may keep."""
 _BODY: Final = 4 << 20
@@ -62,6 +64,7 @@ class Transport:
     def __init__(self, settings: RegistrySettings) -> None:
         self.settings = settings
         self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+        self.patience = _PING
         self._spoke: set[str] = set()
         self._open: set[str] = set()
         """Endpoints that asked for no credentials when they were met."""
@@ -105,7 +108,12 @@ class Transport:
         if endpoint.url in self._open:
             return
         url = endpoint.url + "/v2/"
-        async with await self._send(endpoint, "GET", url, {}, None) as response:
+        try:
+            async with asyncio.timeout(self.patience):
+                response = await self._send(endpoint, "GET", url, {}, None)
+        except TimeoutError as error:
+            raise of_transport(error, "GET", url) from error
+        async with response:
             if response.status == 401:
                 challenge = ", ".join(response.headers.getall("WWW-Authenticate", []))
                 authorizer.challenged(challenge, "")
