@@ -120,6 +120,16 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     syscall("close_range", first, last, flags)
 
 
+def check_executable(path: str) -> None:
+    """faccessat2(2) for X_OK with the effective ids; OSError: why it is not."""
+    if libc.faccessat(_AT_FDCWD, os.fsencode(path), os.X_OK, _AT_EACCESS) != 0:
+        raise failed("faccessat", path)
+
+
+_AT_FDCWD: Final = -100
+_AT_EACCESS: Final = 0x200
+
+
 def fstatfs_type(fd: int) -> int:
     """f_type of fstatfs(2): the magic number of the file system `fd` is on."""
     buffer = ctypes.create_string_buffer(256)

@@ -33,13 +33,13 @@ def enter_process(process: ProcessPlan, channel: Channel, keep: tuple[int, ...] 
     """
     who = process.identity
     _close_rest(3 + process.preserve_fds, (channel.fd, *keep, *security.label_fds()))
+    there = _chdir(process.cwd, early=True)  # a filter may forbid what it takes
     if not who.no_new_privs:
         # Loading a filter takes CAP_SYS_ADMIN or no_new_privs: now, or never.
         load_seccomp(process, channel)
     else:
         identity.no_new_privs()
     identity.drop_bounding(who)
-    there = _chdir(process.cwd, early=True)
     identity.own_stdio(who.uid)
     identity.become_user(who)
     if not there:
@@ -177,13 +177,23 @@ def look_up(process: ProcessPlan) -> bytes:
             continue
         if stat.S_ISDIR(status.st_mode):
             continue
-        if not os.access(candidate, os.X_OK, effective_ids=True):
+        if not _may_execute(candidate, status.st_mode):
             denied = True
             continue
         return os.fsencode(candidate)
     if denied:
         raise RuntimeFailure(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
     raise RuntimeFailure(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
+
+
+def _may_execute(path: str, mode: int) -> bool:
+    """Whether this process may execute a file; by its mode alone where a seccomp filter
+    forbids the question (as Go's LookPath)."""
+    try:
+        syscalls.check_executable(path)
+    except OSError as error:
+        return error.errno in (errno.EPERM, errno.ENOSYS) and bool(mode & 0o111)
+    return True
 
 
 def _check_executable(shown: str, path: str) -> None:
@@ -195,7 +205,7 @@ def _check_executable(shown: str, path: str) -> None:
         raise RuntimeFailure(f'exec: "{shown}": stat {path}: {text}', code)
     if stat.S_ISDIR(status.st_mode):
         raise RuntimeFailure(f'exec: "{shown}": is a directory', NOT_EXECUTABLE)
-    if not status.st_mode & 0o111:
+    if not _may_execute(path, status.st_mode):
         raise RuntimeFailure(f'exec: "{shown}": permission denied', NOT_EXECUTABLE)
 
 

@@ -50,7 +50,7 @@ class Rootfs:
         if plan.namespaces.has("mount"):
             propagation = plan.propagation or api.MS_SLAVE | api.MS_REC
             syscalls.mount("", "/", None, propagation)
-            if propagation & api.MS_SHARED:
+            if propagation & (api.MS_SHARED | api.MS_UNBINDABLE):
                 _make_parent_private(plan.rootfs)
             if plan.rootfs_mounts:
                 here = os.open(plan.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -350,7 +350,8 @@ def _hide_bare_mounts(rootfs: str) -> None:
 
 
 def _make_parent_private(rootfs: str) -> None:
-    """pivot_root(2) refuses a new root whose parent mount is shared."""
+    """pivot_root(2) refuses a new root whose parent mount is shared, and what is on an
+    unbindable mount cannot be bound onto itself."""
     best = None
     for mount in procfs.mountinfo():
         point = mount.mount_point
@@ -358,5 +359,7 @@ def _make_parent_private(rootfs: str) -> None:
             best is None or len(point) >= len(best.mount_point)
         ):
             best = mount
-    if best is not None and any(word.startswith("shared:") for word in best.optional):
+    if best is not None and any(
+        word.startswith("shared:") or word == "unbindable" for word in best.optional
+    ):
         syscalls.mount("", best.mount_point, None, api.MS_PRIVATE)
