@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
@@ -26,7 +26,7 @@ from gantry.oci.image import (
 from gantry.oci.image_digest import is_digest
 from gantry.registry.auth import Authorizer
 from gantry.registry.errors import AuthorizationError, RegistryError, parse
-from gantry.registry.transport import Endpoint, Transport, small
+from gantry.registry.transport import Endpoint, Transport, join, small
 
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"))
 _DOCUMENTS: Final = MANIFESTS | INDEXES | {DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED}
@@ -166,7 +166,10 @@ class Remote:
                 self.endpoint, "GET", url, authorizer=self._authorizer, scope=self._pull
             ) as response:
                 raw = await self._document(response, "tag list")
-                more = response.links.get("next")
+                try:
+                    more = response.links.get("next")
+                except ValueError as error:
+                    raise RegistryError(f"invalid Link from the registry: {error}") from error
             tags = parse(raw).get("tags") or []
             if not isinstance(tags, list):
                 raise RegistryError("invalid tag list from the registry")
@@ -245,7 +248,7 @@ class Remote:
         location = response.headers.get("Location", "")
         if not location:
             raise RegistryError("the registry gave no upload location")
-        return urljoin(str(response.url), location)
+        return join(str(response.url), location)
 
     async def _document(self, response: aiohttp.ClientResponse, what: str) -> bytes:
         raw = await small(response)

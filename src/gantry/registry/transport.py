@@ -141,7 +141,7 @@ class Transport:
         RegistryError for another status than accepted, TransportError when nothing came.
         data: bytes, or a callable that makes a fresh async iterator of bytes for each try.
         """
-        target = urljoin(endpoint.url + "/", url)  # Location headers may be relative
+        target = join(endpoint.url + "/", url)
         async with contextlib.AsyncExitStack() as scope_stack:
             for attempt in (1, 2):
                 sent = dict(headers or {})
@@ -182,7 +182,7 @@ class Transport:
             if response.status not in _MOVED or not location or method not in ("GET", "HEAD"):
                 return response
             response.close()
-            before, url = url, urljoin(url, location)
+            before, url = url, join(url, location)
             scheme = urlsplit(url).scheme
             if scheme not in ("http", "https"):
                 raise _refused(method, url, f'unsupported protocol scheme "{scheme}"')
@@ -234,7 +234,7 @@ class Transport:
     async def _token(
         self, endpoint: Endpoint, credentials: Credentials, challenge: Challenge, scope: str
     ) -> Token:
-        realm = challenge.parameters.get("realm", "")
+        realm = join("", challenge.parameters.get("realm", ""))
         if urlsplit(realm).scheme not in ("http", "https"):
             raise RegistryError(f"unsupported protocol scheme in realm {realm!r}")
         service = challenge.parameters.get("service", "")
@@ -303,6 +303,15 @@ async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
         return await small(response)
     except (aiohttp.ClientError, TimeoutError, OSError):
         return b""
+
+
+def join(base: str, url: str) -> str:
+    """An address that a registry gave, perhaps a relative one, made whole. RegistryError."""
+    try:
+        return urljoin(base, url)
+    except ValueError as error:
+        text = f"invalid address {url!r} from the registry: {error}"
+        raise RegistryError(text, status=400) from None
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

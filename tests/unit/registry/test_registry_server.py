@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 from tests.support.imagebox import digest
 from tests.support.ownregistry import OwnRegistry, image_manifest, own_registry
+from yarl import URL
 
 from gantry.model.errors import InvalidParameter
+from gantry.registry.server import uploads
 from gantry.registry.server.access import Access
 
 Body = Callable[[OwnRegistry], Awaitable[None]]
@@ -213,6 +217,18 @@ class TestUpload:
 
         run(body)
 
+    def test_mount_from_anywhere(self, run: Callable[[Body], None]) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            identity = await registry.put_blob("a/b", LAYER)
+            path = f"/v2/c/blobs/uploads/?mount={identity}"
+            assert (await registry.call("POST", path))[0] == 201
+            assert (await registry.call("GET", f"/v2/c/blobs/{identity}"))[2] == LAYER
+            for name in ("a/b", "c"):
+                await registry.call("DELETE", f"/v2/{name}/blobs/{identity}")
+            assert (await registry.call("POST", path))[0] == 202, "nobody has it any more"
+
+        run(body)
+
     def test_sha512(self, run: Callable[[Body], None]) -> None:
         async def body(registry: OwnRegistry) -> None:
             import hashlib
@@ -223,6 +239,77 @@ class TestUpload:
             )
             assert status == 201
             assert (await registry.call("GET", f"/v2/{NAME}/blobs/{identity}"))[2] == LAYER
+
+            other = LAYER + b"!"
+            identity = "sha512:" + hashlib.sha512(other).hexdigest()
+            for query in ("", "?digest-algorithm=sha512"):  # told at the end, told at the start
+                _, headers, _ = await registry.call("POST", f"/v2/{NAME}/blobs/uploads/{query}")
+                location = headers["Location"]
+                await registry.call("PATCH", location, data=other[:7])
+                status, _, _ = await registry.call(
+                    "PUT", f"{location}?digest={identity}", data=other[7:]
+                )
+                assert status == 201
+                path = f"/v2/{NAME}/blobs/{identity}"
+                assert (await registry.call("GET", path))[2] == other
+                await registry.call("DELETE", path)
+            path = f"/v2/{NAME}/blobs/uploads/?digest-algorithm=md5"
+            assert (await registry.call("POST", path))[0] == 400
+
+        run(body)
+
+    def test_many_unfinished(
+        self, run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They cost no descriptors, and each goes on from where it was."""
+        monkeypatch.setattr(uploads, "_OPEN", 3)
+
+        async def body(registry: OwnRegistry) -> None:
+            before = len(os.listdir("/proc/self/fd"))
+            locations = [await self.start(registry) for _ in range(20)]
+            for location in locations:
+                await registry.call("PATCH", location, data=LAYER[:9])
+            assert len(os.listdir("/proc/self/fd")) <= before + 6
+            for location in locations:
+                status, headers, _ = await registry.call("GET", location)
+                assert (status, headers["Range"]) == (204, "0-8")
+            status, _, _ = await registry.call(
+                "PUT", f"{locations[0]}?digest={digest(LAYER)}", data=LAYER[9:]
+            )
+            assert status == 201
+
+        run(body)
+
+    def test_abandoned(self, run: Callable[[Body], None], tmp_path: Path) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            locations = [await self.start(registry) for _ in range(3)]
+            registry.registry.close_uploads()
+            ingests = tmp_path / "registry/content/ingest"
+            folders = sorted(ingests.iterdir())
+            for folder in folders[:2]:
+                os.utime(folder / "data", (1, 1))
+            await registry.registry.collect()
+            assert list(ingests.iterdir()) == folders[2:]
+            statuses = [(await registry.call("GET", one))[0] for one in locations]
+            assert sorted(statuses) == [204, 404, 404]
+
+        run(body)
+
+    def test_a_client_that_falls_silent(self, run: Callable[[Body], None]) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            registry.registry.set_silence(0.05)
+            location = await self.start(registry)
+            never = asyncio.Event()
+
+            async def half() -> AsyncIterator[bytes]:
+                yield LAYER[:100]
+                await never.wait()
+
+            status, _, data = await registry.call("PATCH", location, data=half())
+            assert (status, code(data)) == (400, "BLOB_UPLOAD_INVALID")
+            registry.registry.set_silence(30)
+            _, headers, _ = await registry.call("GET", location)
+            assert headers["Range"] == "0-99", "what it did send is kept"
 
         run(body)
 
@@ -291,6 +378,75 @@ class TestPut:
         run(body)
 
 
+class TestTags:
+    def test_with_a_digest(self, run: Callable[[Body], None]) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            manifest = await push(registry)
+            _, _, raw = await registry.call("GET", f"/v2/{NAME}/manifests/{manifest}")
+            path = f"/v2/{NAME}/manifests/{manifest}?tag=a&tag=b"
+            status, headers, _ = await registry.call(
+                "PUT", path, data=raw, headers={"Content-Type": OCI}
+            )
+            assert (status, headers.getall("OCI-Tag")) == (201, ["a", "b"])
+            for tag in "ab":
+                _, headers, _ = await registry.call("HEAD", f"/v2/{NAME}/manifests/{tag}")
+                assert headers["Docker-Content-Digest"] == manifest
+            status, _, data = await registry.call(
+                "PUT", path + "&tag=../x", data=raw, headers={"Content-Type": OCI}
+            )
+            assert (status, code(data)) == (400, "TAG_INVALID")
+
+        run(body)
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/v2/../../etc/manifests/x",
+            "/v2/%2e%2e/%2e%2e/etc/blobs/uploads/",
+            "/v2/a%2f..%2f..%2fb/tags/list",
+            "/v2/a/blobs/sha256:..%2f..%2f..%2fhtpasswd",
+            "/v2/a/blobs/sha256:" + "A" * 64,
+            "/v2/a/manifests/..",
+            "/v2/a/manifests/%2e%2e%2f%2e%2e",
+            "/v2/a/manifests/" + "x" * 129,
+            "/v2/a/referrers/..%2f",
+            "/v2/a/_blobs/manifests/x",
+            "/v2/_catalog/manifests/x",
+            "/v2/.a/tags/list",
+            "/v2/" + "a/" * 200 + "b/tags/list",
+            "/v2/" + "a-" * 3000 + "/tags/list",
+        ],
+    )
+    def test_leading_out(self, run: Callable[[Body], None], tmp_path: Path, path: str) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            def there() -> list[str]:
+                return sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*"))
+
+            before = there()
+            for method in ("GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"):
+                url = URL(f"http://{registry.host}{path}", encoded=True)
+                async with aiohttp.request(
+                    method, url, data=b"{}", headers={"Content-Type": OCI}
+                ) as response:
+                    assert 400 <= response.status < 500, (method, response.status)
+            assert there() == before
+
+        run(body)
+
+    def test_large_heads(self, run: Callable[[Body], None]) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            async def status(headers: dict[str, str]) -> int:
+                return (await registry.call("GET", "/v2/", headers=headers))[0]
+
+            assert await status({"X-Long": "x" * 100_000}) == 400
+            assert await status({f"X-{n}": "x" for n in range(5000)}) == 400
+            assert await status({}) == 200
+
+        run(body)
+
+
 class TestDelete:
     def test_all_kinds(self, run: Callable[[Body], None]) -> None:
         async def body(registry: OwnRegistry) -> None:
@@ -307,6 +463,23 @@ class TestDelete:
             assert (await registry.call("DELETE", blob))[0] == 202
             assert (await registry.call("GET", blob))[0] == 404
             assert (await registry.call("DELETE", blob))[0] == 404
+
+        run(body)
+
+    def test_collected_while_it_serves(self, run: Callable[[Body], None]) -> None:
+        async def body(registry: OwnRegistry) -> None:
+            manifest = await push(registry)
+            kept = await push(registry, "other")
+            assert kept == manifest
+            lone = await registry.put_blob(NAME, b"of no manifest")
+            assert await registry.registry.collect() == 0
+            await registry.call("DELETE", f"/v2/{NAME}/blobs/{lone}")
+            for blob in (CONFIG, LAYER):
+                await registry.call("DELETE", f"/v2/{NAME}/blobs/{digest(blob)}")
+            await registry.call("DELETE", f"/v2/{NAME}/manifests/{manifest}")
+            assert await registry.registry.collect() == 1
+            assert (await registry.call("GET", f"/v2/other/blobs/{digest(LAYER)}"))[2] == LAYER
+            assert (await registry.call("GET", "/v2/other/manifests/v1"))[0] == 200
 
         run(body)
 

@@ -111,8 +111,16 @@ class Registry:
             await asyncio.sleep(0)
         return gone
 
-    async def aclose(self) -> None:
+    def set_silence(self, seconds: float) -> None:
+        """After how long a client that is sending counts as gone."""
+        self._uploads.silence = seconds
+
+    def close_uploads(self) -> None:
+        """Let go of unfinished uploads; what came of them stays."""
         self._uploads.close()
+
+    async def aclose(self) -> None:
+        self.close_uploads()
         if self._upstream is not None:
             await self._upstream.aclose()
 

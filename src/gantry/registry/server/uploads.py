@@ -172,10 +172,12 @@ class Uploads:
                 if size >= _PIECE:
                     await self._write(writer, b"".join(waiting))
                     waiting, size = [], 0
-            if waiting:
-                await self._write(writer, b"".join(waiting))
         finally:
-            self._busy.discard(upload)
+            try:
+                if waiting:  # also when the client went away: it may go on from here
+                    await self._write(writer, b"".join(waiting))
+            finally:
+                self._busy.discard(upload)
 
     async def _piece(self, request: web.Request) -> bytes:
         """The next bytes of a body; b"" at its end."""
