@@ -118,6 +118,7 @@ def syscall(
 
 libc.mount.argtypes = [c_char_p, c_char_p, c_char_p, c_ulong, c_char_p]
 libc.umount2.argtypes = [c_char_p, c_int]
+libc.signal.argtypes = [c_int, c_void_p]
 libc.unshare.argtypes = [c_int]
 libc.setns.argtypes = [c_int, c_int]
 libc.prctl.argtypes = [c_int, c_ulong, c_ulong, c_ulong, c_ulong]

@@ -17,6 +17,8 @@ from typing import Final
 from gantry.kernel.libc import AT_EMPTY_PATH, NUMBERS, failed, libc, syscall
 
 CLONE_NEWTIME: Final = 0x00000080
+CLONE_FS: Final = 0x00000200
+CLONE_FILES: Final = 0x00000400
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from gantry.cgroups import files
 from gantry.cgroups.group import Cgroup
-from gantry.kernel import syscalls
+from gantry.kernel import syscalls, vfork
+from gantry.kernel.vfork import Program
 from gantry.oci import runtime_spec as oci
 from gantry.runtime import (
     console,
     handshake,
     identity,
-    init,
     notify,
     plan,
     schedule,
@@ -25,8 +25,9 @@ from gantry.runtime import (
     state,
 )
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
-from gantry.runtime.finalize import enter_process, execute, place_stdio
+from gantry.runtime.finalize import enter_process, exec_failed, last_steps, place_stdio
 from gantry.runtime.handshake import Channel, Logger
+from gantry.runtime.init import no_imports
 from gantry.runtime.plan import ProcessPlan
 from gantry.runtime.reap import failure_of, kill_and_reap
 from gantry.runtime.state import State
@@ -71,21 +72,27 @@ def run(
         ours, theirs = handshake.pair(logger, verbose=verbose)
         always.callback(ours.close)
 
-        def child() -> NoReturn:
-            ours.close()
-            become(thought, kept, pidfd, theirs, entrances)
-
         mapped = kept.user_namespace or kept.rootless
         entrances = () if mapped else cgroup.entrances(cgroups)
         has_pid = bool(kept.namespaces & syscalls.CLONE_NEWPID)
+        # It never waits for the caller when it enters the cgroup by itself.
+        share = vfork.available and bool(entrances) and not (program and program.listener)
+        if share:
+            ours.send(handshake.GO)
         try:
-            pid = spawn.fork_into_pid_namespace(child, new=False, fd=pidfd if has_pid else None)
+            pid = spawn.start_in_pid_namespace(
+                _Entrant(thought, kept, pidfd, theirs, entrances, unwanted=ours.fd),
+                new=False,
+                fd=pidfd if has_pid else None,
+                share_memory=share,
+            )
         finally:
             theirs.close()
         undo.callback(kill_and_reap, pid)
         if not entrances:
             cgroup.attach(pid, cgroups)
-        ours.send(handshake.GO)
+        if not share:
+            ours.send(handshake.GO)
         terminal = _converse(ours, undo, kept, pid)
         undo.pop_all()
         return ExecProcess(pid, terminal)
@@ -114,13 +121,46 @@ def _converse(channel: Channel, undo: ExitStack, kept: State, pid: int) -> int |
             raise RuntimeFailure("the process was killed before it was ready")
 
 
-def become(
-    process: ProcessPlan, kept: State, pidfd: int, channel: Channel, entrances: tuple[str, ...]
-) -> NoReturn:
-    """The child: as init, but everything is there already. Never returns."""
-    code = 1
-    try:
-        init.forbid_imports()
+class _Entrant:
+    """The child: as init, but everything is there already. A `spawn.Child`."""
+
+    def __init__(
+        self,
+        process: ProcessPlan,
+        kept: State,
+        pidfd: int,
+        channel: Channel,
+        entrances: tuple[str, ...],
+        *,
+        unwanted: int,
+    ) -> None:
+        self._process = process
+        self._kept = kept
+        self._pidfd = pidfd
+        self._channel = channel
+        self._entrances = entrances
+        self._unwanted = unwanted
+        self._path = b""
+
+    def prepare(self) -> Program | int:
+        channel = self._channel
+        try:
+            with no_imports():
+                os.close(self._unwanted)
+                self._path = self._enter()
+                return last_steps(self._process, self._path)
+        except RuntimeFailure as error:
+            channel.fail(str(error), error.exit_code)
+            return error.exit_code
+        except BaseException as error:
+            channel.fail(describe(error), FAILED)
+            return 1
+
+    def failed(self, number: int) -> int:
+        return exec_failed(self._path, number)
+
+    def _enter(self) -> bytes:
+        process, kept, channel = self._process, self._kept, self._channel
         identity.reset_signals()
         # Before anything is joined: a process of the container must not be able to look
         # into this one, which still holds the host's rights (CVE-2016-9962).
@@ -135,7 +175,7 @@ def become(
             channel.log("debug", f"nsexec: affinity: {schedule.affinity_mask():#x}")
         if channel.receive()[0] != handshake.GO:
             os._exit(1)
-        files.enter(entrances)
+        files.enter(self._entrances)
         if process.affinity[1]:
             schedule.set_affinity(process.affinity[1])
         elif not process.affinity[0]:
@@ -144,7 +184,7 @@ def become(
         flags = kept.namespaces & ~syscalls.CLONE_NEWPID
         if flags:
             # One call: the kernel takes all of them or none.
-            syscalls.setns(pidfd, flags)
+            syscalls.setns(self._pidfd, flags)
         if kept.user_namespace:
             # Still the host's ids, which mean nobody here: be root until the user's turn.
             os.setresgid(0, 0, 0)
@@ -158,14 +198,7 @@ def become(
         path = enter_process(process, channel)
         channel.log("debug", "setns_init: about to exec")
         channel.send(handshake.READY)
-        execute(process, path, channel)
-    except RuntimeFailure as error:
-        channel.fail(str(error), error.exit_code)
-        code = error.exit_code
-    except BaseException as error:
-        channel.fail(describe(error), FAILED)
-    finally:
-        os._exit(code)
+        return path
 
 
 def _open_terminal(process: ProcessPlan, channel: Channel) -> None:

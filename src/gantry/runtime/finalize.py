@@ -6,9 +6,9 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import NoReturn
 
 from gantry.kernel import syscalls
+from gantry.kernel.vfork import Program
 from gantry.runtime import handshake, identity, seccomp, security
 from gantry.runtime.errors import (
     FAILED,
@@ -219,19 +219,21 @@ def load_seccomp(process: ProcessPlan, channel: Channel) -> None:
         os.close(listener)
 
 
-def execute(process: ProcessPlan, path: bytes, channel: Channel) -> NoReturn:
-    """The filter that needs no rights, and execve.
-
-    When the kernel refuses, the process has already started for whoever asked: its own
-    stderr tells why, and its status is 255, as in runc.
-    """
+def last_steps(process: ProcessPlan, path: bytes) -> Program:
+    """What execve gets: nothing but that call is left to be done."""
     argv = [os.fsencode(word) for word in process.args]
     env = environment(process)
     security.set_exec_label(process)
-    try:
-        syscalls.execve(path, argv, env)
-    except OSError as error:
-        text = f"exec {os.fsdecode(path)}: {os.strerror(error.errno or 0).lower()}\n"
-        with suppress(OSError):
-            os.write(2, text.encode("utf-8", "replace"))
-    os._exit(255)
+    return Program(path, argv, env)
+
+
+def exec_failed(path: bytes, number: int) -> int:
+    """The kernel refuses, with errno `number`: the exit code.
+
+    The process has already started for whoever asked: its own stderr tells why, and its
+    status is 255, as in runc.
+    """
+    text = f"exec {os.fsdecode(path)}: {os.strerror(number).lower()}\n"
+    with suppress(OSError):
+        os.write(2, text.encode("utf-8", "replace"))
+    return 255

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gantry.kernel import capabilities, syscalls
+from gantry.kernel.libc import libc
 from gantry.model.record import Record
 from gantry.oci.runtime_spec import Process, Rlimit
 from gantry.runtime.errors import RuntimeFailure
@@ -24,6 +25,7 @@ RLIMITS: Final[Mapping[str, int]] = {
     )
 }  # fmt: skip
 # KILL and STOP, and the two that the C library keeps for its threads.
+_SIG_DFL: Final = 0
 _UNCHANGEABLE: Final = frozenset((9, 19, 32, 33))
 
 
@@ -126,11 +128,14 @@ def _set_limit(number: int, soft: int, hard: int) -> None:
 
 
 def reset_signals() -> None:
-    """Every signal at its default and unblocked (Python ignores SIGPIPE and SIGXFSZ)."""
-    # Handlers of the caller's are gone at execve, but until then they would run here.
+    """Every signal at its default and unblocked (Python ignores SIGPIPE and SIGXFSZ).
+
+    Not by Python's own table of handlers, which may be the parent's as well
+    (kernel/vfork.py).
+    """
     for number in range(1, signal.NSIG):
-        if number not in _UNCHANGEABLE and signal.getsignal(number) is not signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
+        if number not in _UNCHANGEABLE:
+            libc.signal(number, _SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -19,13 +19,22 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from gantry.cgroups import files
 from gantry.kernel import netlink, syscalls
+from gantry.kernel.vfork import Program
 from gantry.runtime import console, dev, handshake, hooks, namespaces, schedule, security
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
-from gantry.runtime.finalize import enter_process, environment, execute, place_stdio
+from gantry.runtime.finalize import (
+    enter_process,
+    environment,
+    exec_failed,
+    last_steps,
+    place_stdio,
+)
 from gantry.runtime.handshake import Channel
 from gantry.runtime.identity import reset_signals, set_limits
 from gantry.runtime.plan import InitPlan
@@ -41,45 +50,60 @@ def _end(number: int, _frame: object) -> NoReturn:
     os._exit(128 + number)
 
 
-def forbid_imports() -> None:
-    """From here on, an import is a failure: a container's files must never be loaded
-    into a process that still has rights (CVE-2019-14271)."""
+@contextmanager
+def no_imports() -> Iterator[None]:
+    """Within, an import is a failure: a container's files must never be loaded into a
+    process that still has rights (CVE-2019-14271)."""
 
     def refuse(name: str, *_: object, **__: object) -> object:
         raise RuntimeFailure(f"import of {name} on the way into a container")
 
+    usual = builtins.__import__
     builtins.__import__ = refuse  # type: ignore[assignment]  # never called with success
-
-
-def run(plan: InitPlan, channel: Channel) -> NoReturn:
-    """Become the container's process, or report why not and exit. Never returns."""
-    code = 1
-    init = Init(plan, channel)
     try:
-        forbid_imports()
-        init.go()
-    except RuntimeFailure as error:
-        channel.fail(init.stage + str(error), error.exit_code)
-        code = error.exit_code
-    except BaseException as error:
-        channel.fail(init.stage + describe(error), FAILED)
+        yield
     finally:
-        os._exit(code)
+        builtins.__import__ = usual  # the memory may be the caller's too (kernel/vfork.py)
 
 
 class Init:
-    """The steps; see the module's list."""
+    """The steps; see the module's list. A `spawn.Child`.
 
-    def __init__(self, plan: InitPlan, channel: Channel) -> None:
+    unwanted: the caller's end of the channel; with it in this process, the caller's death
+    would not be seen.
+    """
+
+    def __init__(self, plan: InitPlan, channel: Channel, unwanted: int = -1) -> None:
         self.plan = plan
         self.channel = channel
+        self._unwanted = unwanted
+        self._path = b""
         self.stage = "error during container init: "  # runc's words, before the process's own
         self._in_cgroup = False
         self.rootfs = Rootfs(plan, self.wait_for_cgroup)
 
-    def go(self) -> NoReturn:
+    def prepare(self) -> Program | int:
+        channel = self.channel
+        try:
+            with no_imports():
+                self._cut_off()
+                self._path = path = self._enter()
+                return last_steps(self.plan.process, path)
+        except RuntimeFailure as error:
+            channel.fail(self.stage + str(error), error.exit_code)
+            return error.exit_code
+        except BaseException as error:
+            channel.fail(self.stage + describe(error), FAILED)
+            return 1
+
+    def failed(self, number: int) -> int:
+        return exec_failed(self._path, number)
+
+    def _cut_off(self) -> None:
         plan = self.plan
         process = plan.process
+        if self._unwanted >= 0:
+            os.close(self._unwanted)
         reset_signals()
         # Nobody who shares a pid or user namespace with us may look into this process.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -90,6 +114,10 @@ class Init:
             place_stdio(process)
         if not plan.namespaces.has("user"):
             security.set_oom_score(process.oom_score_adj)
+
+    def _enter(self) -> bytes:
+        plan = self.plan
+        process = plan.process
         self._enter_namespaces()
         self.channel.log("debug", "child process in init()")
         mapped = plan.namespaces.has("user")
@@ -102,7 +130,7 @@ class Init:
         if plan.domainname:
             syscalls.setdomainname(plan.domainname)
         self._build_rootfs()
-        self._settle_process()
+        return self._settle_process()
 
     def _enter_namespaces(self) -> None:
         plan = self.plan
@@ -169,7 +197,7 @@ class Init:
         if slave > 2:
             os.close(slave)
 
-    def _settle_process(self) -> NoReturn:
+    def _settle_process(self) -> bytes:
         plan = self.plan
         process = plan.process
         self.rootfs.close()
@@ -182,7 +210,7 @@ class Init:
         if plan.hooks.start_container:
             env = [os.fsdecode(word) for word in environment(process)]
             hooks.run("startContainer", plan.hooks.start_container, plan.state, env)
-        execute(process, path, self.channel)
+        return path
 
     def _wait_for_start(self) -> None:
         """READY, and with a fifo the wait for `start`'s byte."""

@@ -7,18 +7,17 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from gantry.cgroups import manager
 from gantry.cgroups.group import Cgroup
-from gantry.kernel import syscalls
+from gantry.kernel import syscalls, vfork
 from gantry.model.record import Record
 from gantry.model.resources import Resources
 from gantry.oci import runtime_spec as oci
 from gantry.runtime import (
     handshake,
     hooks,
-    init,
     namespaces,
     notify,
     plan,
@@ -31,6 +30,7 @@ from gantry.runtime import (
 )
 from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.handshake import Channel, Logger
+from gantry.runtime.init import Init
 from gantry.runtime.plan import InitPlan
 from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap
 from gantry.runtime.rootless import can_set_groups
@@ -88,55 +88,34 @@ def launch(
     plain_lines: bool = False,
 ) -> Launched:
     """Container.create, step by step; see there."""
-    validate.spec(spec, namespace_fds.keys())
-    spawn.fill_stdio()
-    linux = spec.linux or oci.Linux()
-    resources = plan.plan_resources(linux.resources)
     with ExitStack() as always, ExitStack() as undo:
         folder = state.reserve(root, container_id)
         undo.callback(state.remove, folder)
-        opened: list[int] = []
-        always.callback(_close_all, opened)
-        spaces = namespaces.gather(linux, namespace_fds, opened)
-        cgroup = manager.plan(
-            linux.cgroups_path, container_id, resources,
-            systemd=systemd_cgroup, annotations=spec.annotations,
-        )  # fmt: skip
-        _refuse_used(cgroup)
-        program = None
-        if linux.seccomp is not None:
-            program = seccomp.program(linux.seccomp, seccomp_cache)
-            if logger is not None and verbose:
-                logger("debug", f"seccomp filter flags: {program.flags}")
-        kept = _state_of(
-            spec,
-            linux,
-            cgroup,
-            container_id=container_id, bundle=bundle, flags=spaces.all,
-            seccomp="" if program is None else f"{seccomp_cache}/{program.key}",
-        )  # fmt: skip
         fifo = None
         if not start_now:
-            fifo = _make_fifo(f"{folder}/{state.FIFO}", linux)
+            fifo = _make_fifo(f"{folder}/{state.FIFO}")
             always.callback(os.close, fifo)
-        mounts = plan.plan_mounts(spec.mounts, kept.bundle, kept.rootfs)
-        mounts = trees.prepare(
-            mounts, linux, always,
-            all_binds=spaces.has("user") and os.geteuid() == 0,
-            joined=spaces.join_fd("user"),
+        thought = think(
+            spec, always,
+            container_id=container_id, bundle=bundle, rootfs_mounts=rootfs_mounts,
+            namespace_fds=namespace_fds, stdio=stdio, preserve_fds=preserve_fds,
+            systemd_cgroup=systemd_cgroup, fifo=fifo, no_pivot=no_pivot, keyring=keyring,
+            seccomp_cache=seccomp_cache, logger=logger if verbose else None,
+            plain_lines=plain_lines,
         )  # fmt: skip
-        thought = _plan(
-            spec, linux, kept, cgroup, spaces, mounts,
-            program=program, rootfs_mounts=rootfs_mounts, stdio=stdio, preserve_fds=preserve_fds,
-            fifo=fifo, no_pivot=no_pivot, keyring=keyring, plain_lines=plain_lines,
-        )  # fmt: skip
+        linux, kept = thought.linux, thought.kept
+        _refuse_used(thought.cgroup)
         ours, theirs = handshake.pair(logger, verbose=verbose)
         undo.callback(ours.close)
+        share = _can_share_memory(thought.plan)
         try:
-            pid = _fork_init(thought, linux, ours, theirs, undo)
+            if share:
+                _make_cgroup(thought, ours, undo)
+            pid = _fork_init(thought.plan, linux, ours, theirs, undo, share_memory=share)
         finally:
             theirs.close()
-        _make_cgroup(cgroup, resources, ours, undo, attach=0 if thought.cgroup_entrances else pid)
+        if not share:
+            _make_cgroup(thought, ours, undo, pid)
         console = _converse(ours, spec, kept, pid, linux, start_now=start_now, undo=undo)
         kept = kept.replace(init_pid=pid, init_start_time=state.start_time_of(pid))
         state.save(folder, kept)
@@ -145,7 +124,77 @@ def launch(
         if start_now:
             ours.close()
             pending = None
-        return Launched(state=kept, cgroup=cgroup, console=console, pending=pending)
+        return Launched(state=kept, cgroup=thought.cgroup, console=console, pending=pending)
+
+
+class Thought(Record):
+    """A start, thought through: what init does, and what its caller keeps and makes."""
+
+    plan: InitPlan
+    linux: oci.Linux
+    kept: State
+    cgroup: Cgroup
+    resources: Resources
+
+
+def think(
+    spec: oci.Spec,
+    always: ExitStack,
+    *,
+    container_id: str,
+    bundle: str,
+    rootfs_mounts: tuple[neutral.Mount, ...] = (),
+    namespace_fds: Mapping[str, int],
+    stdio: tuple[int, int, int] | None,
+    preserve_fds: int = 0,
+    systemd_cgroup: bool = False,
+    fifo: int | None = None,
+    no_pivot: bool = False,
+    keyring: bool = True,
+    seccomp_cache: str | None = None,
+    logger: Logger | None = None,
+    plain_lines: bool = False,
+) -> Thought:
+    """Everything before the first thing that has to be undone. Opened fds are `always`'s.
+    logger: hears what is of interest to somebody who debugs.
+
+    Raises RuntimeFailure for a spec that makes no sense.
+    """
+    validate.spec(spec, namespace_fds.keys())
+    spawn.fill_stdio()
+    linux = spec.linux or oci.Linux()
+    resources = plan.plan_resources(linux.resources)
+    opened: list[int] = []
+    always.callback(_close_all, opened)
+    spaces = namespaces.gather(linux, namespace_fds, opened)
+    cgroup = manager.plan(
+        linux.cgroups_path, container_id, resources,
+        systemd=systemd_cgroup, annotations=spec.annotations,
+    )  # fmt: skip
+    program = None
+    if linux.seccomp is not None:
+        program = seccomp.program(linux.seccomp, seccomp_cache)
+        if logger is not None:
+            logger("debug", f"seccomp filter flags: {program.flags}")
+    kept = _state_of(
+        spec,
+        linux,
+        cgroup,
+        container_id=container_id, bundle=bundle, flags=spaces.all,
+        seccomp="" if program is None else f"{seccomp_cache}/{program.key}",
+    )  # fmt: skip
+    mounts = plan.plan_mounts(spec.mounts, kept.bundle, kept.rootfs)
+    mounts = trees.prepare(
+        mounts, linux, always,
+        all_binds=spaces.has("user") and os.geteuid() == 0,
+        joined=spaces.join_fd("user"),
+    )  # fmt: skip
+    thought = _plan(
+        spec, linux, kept, cgroup, spaces, mounts,
+        program=program, rootfs_mounts=rootfs_mounts, stdio=stdio, preserve_fds=preserve_fds,
+        fifo=fifo, no_pivot=no_pivot, keyring=keyring, plain_lines=plain_lines,
+    )  # fmt: skip
+    return Thought(plan=thought, linux=linux, kept=kept, cgroup=cgroup, resources=resources)
 
 
 def _close_all(fds: list[int]) -> None:
@@ -210,7 +259,7 @@ _GO_TYPES = {
 }
 
 
-def _make_fifo(path: str, linux: oci.Linux) -> int:
+def _make_fifo(path: str) -> int:
     """The exec fifo, open for both ways: its reader waits, and never sees an end of file."""
     os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -273,35 +322,54 @@ def _plan(
 
 
 def _fork_init(
-    thought: InitPlan, linux: oci.Linux, ours: Channel, theirs: Channel, undo: ExitStack
+    thought: InitPlan,
+    linux: oci.Linux,
+    ours: Channel,
+    theirs: Channel,
+    undo: ExitStack,
+    *,
+    share_memory: bool,
 ) -> int:
-    def child() -> NoReturn:
-        ours.close()
-        init.run(thought, theirs)
-
     spaces = thought.namespaces
     if spaces.has("user"):
         return userns.fork_init(thought, linux, ours, theirs, undo)
-    pid = spawn.fork_into_pid_namespace(child, new=spaces.makes("pid"), fd=spaces.join_fd("pid"))
+    pid = spawn.start_in_pid_namespace(
+        Init(thought, theirs, unwanted=ours.fd),
+        new=spaces.makes("pid"),
+        fd=spaces.join_fd("pid"),
+        share_memory=share_memory,
+    )
     undo.callback(kill_and_reap, pid)
     return pid
 
 
-def _make_cgroup(
-    cgroup: Cgroup, resources: Resources, channel: Channel, undo: ExitStack, *, attach: int
-) -> None:
-    """Make the cgroup while init is busy with its mounts. attach: a pid to move in, 0 none
-    (init enters by itself).
+def _can_share_memory(thought: InitPlan) -> bool:
+    """Whether init never waits for its caller, but for the cgroup that it enters itself."""
+    hooks_, program = thought.hooks, thought.process.seccomp
+    return (
+        vfork.available
+        and bool(thought.cgroup_entrances)
+        and thought.fifo is None
+        and not thought.namespaces.has("user")
+        and not (hooks_.prestart or hooks_.create_runtime or hooks_.create_container)
+        and not hooks_.start_container
+        and not (program is not None and program.listener)
+    )
+
+
+def _make_cgroup(thought: Thought, channel: Channel, undo: ExitStack, pid: int = 0) -> None:
+    """Make the cgroup, where init is a process already (`pid`) while it does its mounts,
+    and move init in unless it enters by itself.
 
     The undo order matters: the process first, then the cgroup it was in.
     """
     outer = undo.pop_all()
-    undo.callback(_destroy, cgroup)
+    undo.callback(_destroy, thought.cgroup)
     undo.push(outer)
     try:
-        cgroup.create(resources)
-        if attach:
-            cgroup.attach(attach)
+        thought.cgroup.create(thought.resources)
+        if pid and not thought.plan.cgroup_entrances:
+            thought.cgroup.attach(pid)
     except OSError as error:
         raise RuntimeFailure(f"{UNABLE}unable to apply cgroup configuration: {describe(error)}")
     channel.send(handshake.GO)

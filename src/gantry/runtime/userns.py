@@ -17,11 +17,12 @@ from gantry.kernel import mountapi as api
 from gantry.kernel import syscalls
 from gantry.mounts import apply
 from gantry.oci import runtime_spec as oci
-from gantry.runtime import handshake, init, namespaces, security, spawn
+from gantry.runtime import handshake, namespaces, security, spawn
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
 from gantry.runtime.finalize import place_stdio
 from gantry.runtime.handshake import Channel
 from gantry.runtime.identity import raise_limits
+from gantry.runtime.init import Init, no_imports
 from gantry.runtime.plan import InitPlan
 from gantry.runtime.reap import failure_of, kill_and_reap
 from gantry.runtime.rootless import map_ids
@@ -69,48 +70,8 @@ def fork_init(
 def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
     code = 1
     try:
-        init.forbid_imports()
-        # Rights over the host are needed for these, so they come before the namespace.
-        place_stdio(thought.process)
-        security.set_oom_score(thought.process.oom_score_adj)
-        raise_limits(thought.process.identity)
-        spaces = thought.namespaces
-        if thought.rootfs_mounts:
-            thought = _mount_root(thought)
-        spaces = _join_early(spaces)
-        fd = spaces.join_fd("user")
-        if fd is not None:
-            syscalls.setns(fd, syscalls.CLONE_NEWUSER)
-        else:
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            channel.send(handshake.USERNS)
-            if channel.receive()[0] != handshake.MAPPED:
-                os._exit(1)
-        # Root of the namespace, for everything until the process's own user.
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        if spaces.makes("time"):
-            # Its offsets are the caller's to write: a process that is not dumpable has no
-            # right to its own files in /proc. Who is forked now is born in it.
-            syscalls.unshare(syscalls.CLONE_NEWTIME)
-            channel.send(handshake.OFFSETS)
-            if channel.receive()[0] != handshake.MAPPED:
-                os._exit(1)
-            made = spaces.replace(new=spaces.new & ~syscalls.CLONE_NEWTIME)
-            spaces = made
-        thought = thought.replace(namespaces=spaces)
-
-        def child() -> NoReturn:
-            init.run(thought, channel)
-
-        pid_fd = spaces.join_fd("pid")
-        if pid_fd is not None:
-            syscalls.setns(pid_fd, syscalls.CLONE_NEWPID)
-        elif spaces.makes("pid"):
-            syscalls.unshare(syscalls.CLONE_NEWPID)
-        pid = spawn.fork(child)
-        channel.send(handshake.PID, str(pid).encode())
+        with no_imports():
+            _make_init(thought, channel)
         code = 0
     except RuntimeFailure as error:
         channel.fail(str(error), error.exit_code)
@@ -118,6 +79,48 @@ def _intermediate(thought: InitPlan, channel: Channel) -> NoReturn:
         channel.fail(describe(error), FAILED)
     finally:
         os._exit(code)
+
+
+def _make_init(thought: InitPlan, channel: Channel) -> None:
+    # Rights over the host are needed for these, so they come before the namespace.
+    place_stdio(thought.process)
+    security.set_oom_score(thought.process.oom_score_adj)
+    raise_limits(thought.process.identity)
+    spaces = thought.namespaces
+    if thought.rootfs_mounts:
+        thought = _mount_root(thought)
+    spaces = _join_early(spaces)
+    fd = spaces.join_fd("user")
+    if fd is not None:
+        syscalls.setns(fd, syscalls.CLONE_NEWUSER)
+    else:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        _ask(channel, handshake.USERNS)
+    # Root of the namespace, for everything until the process's own user.
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if spaces.makes("time"):
+        # Its offsets are the caller's to write: a process that is not dumpable has no
+        # right to its own files in /proc. Who is forked now is born in it.
+        syscalls.unshare(syscalls.CLONE_NEWTIME)
+        _ask(channel, handshake.OFFSETS)
+        spaces = spaces.replace(new=spaces.new & ~syscalls.CLONE_NEWTIME)
+    inner = Init(thought.replace(namespaces=spaces), channel)
+    pid_fd = spaces.join_fd("pid")
+    if pid_fd is not None:
+        syscalls.setns(pid_fd, syscalls.CLONE_NEWPID)
+    elif spaces.makes("pid"):
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = spawn.fork(lambda: spawn.run(inner))
+    channel.send(handshake.PID, str(pid).encode())
+
+
+def _ask(channel: Channel, kind: bytes) -> None:
+    """Have the caller do what it has the rights for."""
+    channel.send(kind)
+    if channel.receive()[0] != handshake.MAPPED:
+        os._exit(1)
 
 
 def _join_early(spaces: namespaces.Namespaces) -> namespaces.Namespaces:

@@ -38,11 +38,14 @@ _CMSG_CLOEXEC = 0x40000000
 _is_shim = False
 
 
-def main(fd: int) -> None:
-    """Serve the daemon at the other end of socket `fd` until it goes away."""
+def main(fd: int, folder: str) -> None:
+    """Serve the daemon at the other end of socket `fd` until it goes away.
+
+    folder: for the rehearsal, which makes and removes it.
+    """
     sock = _socket.socket(fileno=fd)
     _settle("gantry-launch")
-    rehearse()
+    rehearse(folder)
     gc.collect()
     gc.freeze()
     os.write(fd, READY)

@@ -14,6 +14,7 @@ import socket
 from gantry.ipc.channel import Channel, send_some
 from gantry.ipc.frames import close_all
 from gantry.model.task import ExitStatus, LogSpec, StdioSpec, TaskSpec
+from gantry.runtime import rehearsal as runtime_rehearsal
 from gantry.shim import handover, idle, pipes
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
@@ -28,8 +29,10 @@ class _NoFolder(Folder):
         pass
 
 
-def rehearse() -> None:
-    """Leaves no trace but warm code. To be called with signal handlers in place."""
+def rehearse(folder: str) -> None:
+    """Leaves no trace but warm code. To be called with signal handlers in place.
+    folder: for the state of what is rehearsed; made, and removed again."""
+    runtime_rehearsal.rehearse(folder)
     try:
         for number in range(ROUNDS):
             _life(number)

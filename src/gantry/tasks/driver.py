@@ -40,7 +40,7 @@ class ShimTasks:
 
     def __init__(self, exec_root: Path, *, python: str | None = None) -> None:
         self._folder = Path(exec_root) / "tasks"
-        self._launcher = Launcher(python)
+        self._launcher = Launcher(python, str(Path(exec_root) / "rehearsal"))
         self._owner = TaskOwner("tasks")
         self._tasks: set[ShimTask] = set()
 

@@ -26,7 +26,7 @@ _CODE = (
     "sys.path.insert(0,sys.argv[1]);"
     "os.close(int(sys.argv[3]));"
     "from gantry.shim.launcher import main;"
-    "main(int(sys.argv[2]))"
+    "main(int(sys.argv[2]),sys.argv[4])"
 )
 
 
@@ -62,8 +62,11 @@ class Interpreter:
         """Forget the copy; processes that run from it keep it."""
         os.close(self._fd)
 
-    def launch(self, *, timeout: float = 20.0) -> Launched:
-        """Start a launcher and wait till it is warm. System: it did not start, and why."""
+    def launch(self, scratch: str, *, timeout: float = 20.0) -> Launched:
+        """Start a launcher and wait till it is warm. scratch: a folder that it may make.
+
+        System: it did not start, and why.
+        """
         ours, theirs = socket.socketpair()
         source = str(Path(gantry.__file__).parent.parent)
         errors = os.memfd_create("launcher-errors", os.MFD_CLOEXEC)
@@ -75,6 +78,7 @@ class Interpreter:
                     source,
                     str(theirs.fileno()),
                     str(self._fd),
+                    scratch,
                 ],
                 executable=f"/proc/self/fd/{self._fd}",
                 pass_fds=(theirs.fileno(), self._fd),

@@ -17,9 +17,11 @@ SPARE = 2
 
 
 class Launcher:
-    """python: the interpreter it runs on, None for ours. generation: launchers so far."""
+    """python: the interpreter it runs on, None for ours. scratch: a folder for its rehearsal,
+    which it makes and removes. generation: launchers so far."""
 
-    def __init__(self, python: str | None) -> None:
+    def __init__(self, python: str | None, scratch: str) -> None:
+        self._scratch = scratch
         self._python = python
         self._interpreter: Interpreter | None = None
         self._launched: Launched | None = None
@@ -103,7 +105,7 @@ class Launcher:
     def _launch(self) -> Launched:
         if self._interpreter is None:
             self._interpreter = Interpreter(self._python)
-        return self._interpreter.launch()
+        return self._interpreter.launch(self._scratch)
 
     def _readable(self, launched: Launched) -> None:
         try:

@@ -190,10 +190,10 @@ def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
         Interpreter(str(tmp_path / "nosuch"))
 
 
-def test_an_interpreter_that_fails_is_quoted() -> None:
+def test_an_interpreter_that_fails_is_quoted(tmp_path: Path) -> None:
     interpreter = Interpreter("/bin/busybox")
     with pytest.raises(System, match=r"the launcher \(/\S*busybox\) did not start: \S"):
-        interpreter.launch()
+        interpreter.launch(str(tmp_path / "rehearsal"))
     interpreter.close()
 
 
@@ -213,7 +213,7 @@ def test_debians_interpreter_works_too(own: ShimWorld) -> None:
 def test_it_is_sealed_against_nonsense(own: ShimWorld) -> None:
     """A byte it does not know ends it (its peer is not a daemon of ours)."""
     interpreter = Interpreter()
-    launched = interpreter.launch()
+    launched = interpreter.launch(str(own.exec_root / "rehearsal"))
     launched.socket.setblocking(True)
     launched.socket.send(SHIM)  # without the fd that belongs to it
     assert launched.socket.recv(1) == b""
