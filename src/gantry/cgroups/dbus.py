@@ -238,7 +238,10 @@ class Connection:
         self._socket.close()
 
     def _authenticate(self, uid: int) -> None:
-        self._socket.sendall(f"\0AUTH EXTERNAL {str(uid).encode().hex()}\r\n".encode())
+        # BEGIN goes out with the rest, and what follows only after the answer: systemd does not
+        # look at a message that it has read together with BEGIN until another one comes.
+        identity = str(uid).encode().hex()
+        self._socket.sendall(f"\0AUTH EXTERNAL {identity}\r\nBEGIN\r\n".encode())
         line = b""
         while not line.endswith(b"\r\n"):
             byte = self._socket.recv(1)
@@ -247,7 +250,6 @@ class Connection:
             line += byte
         if not line.startswith(b"OK"):
             raise OSError(errno.EACCES, f"D-Bus: not authenticated: {line.decode().strip()}")
-        self._socket.sendall(b"BEGIN\r\n")
 
     def call(
         self, service: str, path: str, interface: str, member: str, signature: str = "",

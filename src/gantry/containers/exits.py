@@ -44,7 +44,12 @@ class Exits:
     def watch(self, container: Container, task: Task) -> None:
         """Called at every start (and for what is found running)."""
         container.live.exited = asyncio.get_running_loop().create_future()
+        task.on_oom = lambda: self._out_of_memory(container)
         self._core.owner.spawn(self._watch(container, task), f"end of {container.id[:12]}")
+
+    def _out_of_memory(self, container: Container) -> None:
+        container.change(oom_killed=True)
+        self._core.event(container, "oom")
 
     def failed(self, container: Container) -> None:
         """A start failed: what is to be removed at its end has come to it."""
@@ -72,6 +77,7 @@ class Exits:
         core, live = self._core, container.live
         exited = live.exited
         finished = int(status.at * 1e9)
+        oom_unheard = status.oom_killed and not container.state.oom_killed
         ran = max(0.0, (finished - container.state.started_at) / 1e9)
         by_user = live.manual_stop
         again = not core.closing and self._wanted(container, status.code, by_user)
@@ -81,7 +87,7 @@ class Exits:
             paused=False,
             pid=0,
             exit_code=status.code,
-            oom_killed=status.oom_killed,
+            oom_killed=status.oom_killed or container.state.oom_killed,
             finished_at=finished,
             stopped_by_user=by_user,
             network=None,
@@ -93,7 +99,7 @@ class Exits:
         self.on_end(container)
         container.resolve(live.next_exit)
         container.resolve(live.not_running)  # moby: a pause before a restart answers them too
-        if status.oom_killed:
+        if oom_unheard:
             core.event(container, "oom")
         lasted = {"execDuration": str(int(ran)), "exitCode": str(status.code)}
         core.event(container, "die", lasted)

@@ -12,7 +12,7 @@ A driver that can make a task without starting it uses `start` all the same: Doc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from gantry.model.task import ExecSpec, ExitStatus, TaskSpec, TaskState
@@ -51,11 +51,16 @@ class Process(Protocol):
 
 
 class Task(Protocol):
-    """A running (or just ended) container."""
+    """A running (or just ended) container.
+
+    on_oom: called, if set, when the kernel kills one of its processes for memory while it
+    runs (in the event loop). What is killed together with init shows in the exit status only.
+    """
 
     container_id: str
     pid: int
     started_at: float
+    on_oom: Callable[[], None] | None
 
     async def wait(self) -> ExitStatus: ...
 

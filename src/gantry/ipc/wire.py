@@ -8,6 +8,7 @@ each reply one with the same "id" (and "error" when it failed), events without "
       ◀─────────────── reply: pid, started_at; one socket per attachment
       attach, exec, kill, resize, pause … ──▶
       ◀─────────────────────────────── reply
+      ◀── event oom:                                 the kernel kills for memory in it
       ◀── event exit: exec, code, at, oom_killed     after the output is in the log
       delete ───────────────────────────────▶   removes all that is left
       ◀─────────────────────────────── reply, then end of file

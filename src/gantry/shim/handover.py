@@ -26,7 +26,8 @@ class Handover:
     """A running container. The receiver owns the fds.
 
     attachments: for each client its socket and (stdin, stdout, stderr). oom_files: where
-    its OOM kills are counted. own_pids: it has a pid namespace that ends with init.
+    its OOM kills are counted; oom: an fd that tells of them, or -1. own_pids: it has a pid
+    namespace that ends with init.
     """
 
     spec: TaskSpec
@@ -36,6 +37,7 @@ class Handover:
     own_pids: bool
     oom_files: tuple[str, ...]
     listener: int
+    oom: int
     stdio: OurFds
     attachments: tuple[tuple[int, tuple[bool, bool, bool]], ...]
 
@@ -45,7 +47,7 @@ def pack(handover: Handover) -> tuple[bytes, list[int]]:
     spec, fds = handover.spec, handover.stdio
     stdio, log = spec.stdio, spec.log
     sockets = [fd for fd, _ in handover.attachments]
-    watched = [handover.listener, *sockets, fds.stdout, fds.stderr, fds.console]
+    watched = [handover.listener, handover.oom, *sockets, fds.stdout, fds.stderr, fds.console]
     passed = [fd for fd in watched if fd >= 0]
     rest = marshal.dumps(
         (
@@ -56,6 +58,7 @@ def pack(handover: Handover) -> tuple[bytes, list[int]]:
             handover.oom_files,
             tuple(wants for _, wants in handover.attachments),
             fds.stdin >= 0,
+            handover.oom >= 0,
         )
     )
     prefix = PREFIX.pack(handover.pid, len(passed), len(rest))
@@ -66,7 +69,9 @@ def pack(handover: Handover) -> tuple[bytes, list[int]]:
 
 def unpack(data: bytes, fds: list[int]) -> Handover:
     """The other way round. The task's configuration and root stay with the starter."""
-    stdio_values, log_values, task, own, oom_files, wants, has_stdin = marshal.loads(data[9:])
+    stdio_values, log_values, task, own, oom_files, wants, has_stdin, has_oom = marshal.loads(
+        data[9:]
+    )
     stdio = StdioSpec(*stdio_values)
     container_id, runtime, args, systemd_cgroup = task
     spec = TaskSpec(
@@ -79,5 +84,8 @@ def unpack(data: bytes, fds: list[int]) -> Handover:
         stderr, stdout = fds.pop(), fds.pop()
         ours = OurFds(stdin, stdout, stderr, -1)
     folder, pid, started_at, own_pids = own
-    attachments = tuple(zip(fds[1:], wants, strict=True))
-    return Handover(spec, folder, pid, started_at, own_pids, oom_files, fds[0], ours, attachments)
+    listener, oom = fds.pop(0), fds.pop(0) if has_oom else -1
+    attachments = tuple(zip(fds, wants, strict=True))
+    return Handover(
+        spec, folder, pid, started_at, own_pids, oom_files, listener, oom, ours, attachments
+    )

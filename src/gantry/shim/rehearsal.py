@@ -56,6 +56,7 @@ def _life(number: int) -> None:
         own_pids=True,
         oom_files=(),
         listener=listener.detach(),
+        oom=-1,
         stdio=ours,
         attachments=((mine.detach(), (True, True, True)),),
     )

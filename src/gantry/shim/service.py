@@ -22,7 +22,7 @@ from gantry.ipc.channel import Channel, peer_credentials
 from gantry.ipc.frames import Message, ProtocolError, close_all
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
-from gantry.shim import pipes, worker
+from gantry.shim import oom, pipes, worker
 from gantry.shim.backend import Backend, RuntimeFailed, count_oom_kills, exec_failed
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
@@ -79,6 +79,9 @@ class Shim:
         self._processes = {made.pid: self._init}
         self._listener: socket.socket | None = socket.socket(fileno=made.listener)
         self._loop.watch(made.listener, READ, self._accept)
+        self._oom, self._oom_kills, self._oom_happened = made.oom, 0, False
+        if made.oom >= 0:
+            self._loop.watch(made.oom, READ, self._out_of_memory)
         self._add_peer(Channel(control))
 
     def serve(self) -> None:
@@ -195,6 +198,14 @@ class Shim:
         if peer.pending:
             self._loop.change(peer.fileno(), READ | WRITE)
 
+    def _out_of_memory(self, _events: int) -> None:
+        """Nobody hears of it after init's end: that says so itself."""
+        happened, self._oom_kills = oom.happened(self._oom, self._oom_files, self._oom_kills)
+        self._oom_happened |= happened
+        if happened and self._init.exit is None:
+            for peer in list(self._peers.values()):
+                self._send(peer, {"event": "oom"})
+
     # -- children ---------------------------------------------------------------------
 
     def _fork(self, work: Callable[[], None], then: Callable[[], None]) -> None:
@@ -221,8 +232,8 @@ class Shim:
             return  # an orphan of the container that came to us, the subreaper
         code = os.waitstatus_to_exitcode(status)
         is_init = process is self._init
-        oom = is_init and count_oom_kills(self._oom_files) > 0
-        process.exit = ExitStatus(code if code >= 0 else 128 - code, time.time(), oom)
+        for_memory = is_init and (self._oom_happened or count_oom_kills(self._oom_files) > 0)
+        process.exit = ExitStatus(code if code >= 0 else 128 - code, time.time(), for_memory)
         if is_init:
             self._end_others()
         process.io.drain()

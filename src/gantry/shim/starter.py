@@ -19,7 +19,7 @@ from gantry.ipc.frames import Message, ProtocolError, close_all
 from gantry.kernel import syscalls
 from gantry.model.errors import GantryError
 from gantry.model.task import TaskSpec
-from gantry.shim import handover, pipes, worker
+from gantry.shim import handover, oom, pipes, worker
 from gantry.shim.backend import RuntimeFailed, create_failed, oom_kills_of
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
@@ -65,14 +65,16 @@ def _start(control: Channel, shim: socket.socket, message: Message, answer: wire
         except RuntimeFailed as error:
             raise create_failed(error) from None
         undo.pop_all()
+    oom_files = tuple(oom_kills_of(pid))
     made = Handover(
         spec=spec,
         folder=folder.path,
         pid=pid,
         started_at=time.time(),
         own_pids=own_pids,
-        oom_files=tuple(oom_kills_of(pid)),
+        oom_files=oom_files,
         listener=listener.fileno(),
+        oom=oom.watch(oom_files),
         stdio=ours,
         attachments=tuple(
             (mine.fileno(), wanted) for (mine, _), wanted in zip(pairs, wants, strict=True)

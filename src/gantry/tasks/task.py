@@ -77,6 +77,7 @@ class ShimTask:
         self.pid = 0
         self.started_at = 0.0
         self.exit = Exit()
+        self.on_oom: Callable[[], None] | None = None
         self._lost = lost
         self._requester: Requester | None = None
         self._processes: dict[str, ShimProcess] = {}
@@ -99,6 +100,11 @@ class ShimTask:
 
     def on_event(self, message: Message) -> None:
         """An event from the shim."""
+        if message.head.get("event") == "oom":
+            message.close()
+            if self.on_oom is not None and self.exit.status is None:
+                self.on_oom()
+            return
         status = wire.exit_from_wire(message.head.get("exit"))
         name = message.text("exec", "")
         if message.head.get("event") != "exit" or status is None:

@@ -187,6 +187,7 @@ class FakeTask:
         self.paused = False
         self.updates: list[bytes] = []
         self.execs: dict[str, FakeProcess] = {}
+        self.on_oom: Callable[[], None] | None = None
         self._driver = driver
 
     async def wait(self) -> ExitStatus:

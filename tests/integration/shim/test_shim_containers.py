@@ -60,6 +60,24 @@ def test_a_container_without_memory_is_oom_killed(world: ShimWorld) -> None:
     run(world, body)
 
 
+def test_a_kill_for_memory_is_told_while_it_runs(world: ShimWorld) -> None:
+    async def body(tasks: ShimTasks) -> None:
+        limit = {"memory": {"limit": 12 << 20, "swap": 12 << 20}}
+        # init waits for its child and lives on.
+        hog = "sh -c 'x=$(yes | head -c 50000000)'; sleep 1000"
+        spec = changed(world.spec("sh", "-c", f"sleep 0.3; {hog}"), resources=limit)
+        task, _ = await tasks.start(spec, None)
+        told = asyncio.Event()
+        task.on_oom = told.set
+        await asyncio.wait_for(told.wait(), 30)
+        assert task.exit.status is None
+        await task.kill(9)
+        assert (await task.wait()).oom_killed
+        await task.delete()
+
+    run(world, body)
+
+
 def test_it_joins_the_network_namespace_it_is_given(world: ShimWorld) -> None:
     async def body(tasks: ShimTasks) -> None:
         holder = subprocess.Popen(["unshare", "-n", "sleep", "1000"])
