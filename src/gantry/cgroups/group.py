@@ -34,7 +34,8 @@ class Cgroup(Protocol):
         """Files that a process with one thread, of the host's root, joins by writing "0" to.
 
         It is what `attach` does without the kernel's lock on all of the machine's forks,
-        which costs its grace period. Empty: this kind has no such way, `attach` then.
+        which costs its grace period. Empty: this kind has no such way, `attach` then. A
+        cgroup.procs among them has that cost: the caller may write the pid there meanwhile.
         """
 
     def set(self, resources: Resources) -> None:

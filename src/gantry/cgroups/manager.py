@@ -23,12 +23,14 @@ def plan(
     *,
     systemd: bool = False,
     annotations: Mapping[str, str] = EMPTY,
+    hybrid: bool = False,
 ) -> Cgroup:
     """The cgroup for a new container; nothing is made yet.
 
     path: a spec's cgroupsPath: absolute, relative to the caller's own cgroup, or "" for
     one named after the container. systemd: as "slice:prefix:name", a unit of systemd's;
-    annotations may then name properties of it ("org.systemd.property.NAME").
+    annotations may then name properties of it ("org.systemd.property.NAME"). hybrid: on a
+    hybrid machine in the hierarchy of v2 as well, which has no controllers.
     """
     layout = detect()
     if systemd:
@@ -40,7 +42,7 @@ def plan(
         from gantry.cgroups.v2 import V2Cgroup
 
         return V2Cgroup.of_path(layout, place)
-    return V1Cgroup.of_path(layout, place, resources)
+    return V1Cgroup.of_path(layout, place, resources, hybrid=hybrid)
 
 
 def reopen(paths: Mapping[str, str], systemd_unit: str = "") -> Cgroup:

@@ -4,7 +4,7 @@ Attaching is the dear part: the first write to a cgroup.procs waits for a grace 
 of the kernel's (5 to 20 ms), the ones right after it do not. A single thread that moves
 just itself ("0" into `tasks`) needs no such lock: so a process joins by itself where it
 has the right to (`entrances`). The hybrid layout's v2 hierarchy has no such file and no
-controllers either: it is not joined at all.
+controllers either: it is joined only where somebody looks for it (systemd, runc's users).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class V1Cgroup:
     ) -> V1Cgroup:
         """The cgroup that `path` (a spec's cgroupsPath) means in every hierarchy needed.
 
-        hybrid: in the v2 one as well, by which systemd sees that a unit has ended.
+        hybrid: in the v2 one as well, by which systemd sees that a unit has ended, and runc's
+        users that a process is of a container.
         """
         own = {} if path.startswith("/") else own_paths()
         folders = {}
@@ -93,9 +94,15 @@ class V1Cgroup:
             files.write(folder, "cgroup.procs", text)
 
     def entrances(self, below: Mapping[str, str] = _NOWHERE) -> tuple[str, ...]:
-        if "" in self._folders:
+        if list(self._folders) == [""]:
             return ()
-        return tuple([f"{folder}/tasks" for folder in self._places(below)])
+        unified = self._layout.unified
+        return tuple(
+            [
+                f"{folder}/{'cgroup.procs' if unified and folder.startswith(unified) else 'tasks'}"
+                for folder in self._places(below)
+            ]
+        )
 
     def _places(self, below: Mapping[str, str]) -> list[str]:
         folders = dict(self._folders)

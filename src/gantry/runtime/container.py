@@ -76,6 +76,7 @@ class Container:
         stdio: Stdio | None = None,
         preserve_fds: int = 0,
         systemd_cgroup: bool = False,
+        hybrid_cgroup: bool = False,
         start_now: bool = False,
         no_pivot: bool = False,
         keyring: bool = True,
@@ -92,7 +93,8 @@ class Container:
         start_now: return when execve has happened; otherwise the process waits for
         `start` right before it. seccomp_cache: a folder for compiled filters, best one
         for all containers. logger: told of warnings, and with `verbose` of each stage
-        ("debug"). plain_lines: the terminal leaves the ends of lines alone.
+        ("debug"). plain_lines: the terminal leaves the ends of lines alone. hybrid_cgroup:
+        on a machine with both versions of cgroups join the empty hierarchy of v2 as well.
 
         Raises RuntimeFailure, everything undone: no process, cgroup, state or mount stays.
         """
@@ -108,6 +110,7 @@ class Container:
                 stdio=fds,
                 preserve_fds=preserve_fds,
                 systemd_cgroup=systemd_cgroup,
+                hybrid_cgroup=hybrid_cgroup,
                 start_now=start_now,
                 no_pivot=no_pivot,
                 keyring=keyring,
@@ -367,7 +370,7 @@ class Container:
         except OSError:
             return 0
 
-    def delete(self, *, force: bool = False) -> None:
+    def delete(self, *, force: bool = False, logger: Logger | None = None) -> None:
         """Remove cgroup and state; poststop hooks run. force: kill what still runs first.
 
         Init must have been waited for by its parent before, or be dead: an unreaped
@@ -391,10 +394,10 @@ class Container:
             state.remove(self.folder)
         if self._state.poststop:
             document = json.dumps(state.oci_state(self._state, "stopped", 0)).encode()
-            try:
-                hooks.run("poststop", self._state.poststop, document)
-            except RuntimeFailure:
-                return  # runtime-spec: logged, and the rest goes on
+            # runtime-spec: what fails is logged, and the rest goes on.
+            for failure in hooks.run_all("poststop", self._state.poststop, document):
+                if logger is not None:
+                    logger("warning", failure)
 
     def _kill_rest(self) -> None:
         try:

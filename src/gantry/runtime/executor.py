@@ -73,10 +73,12 @@ def run(
         always.callback(ours.close)
 
         mapped = kept.user_namespace or kept.rootless
-        entrances = () if mapped else cgroup.entrances(cgroups)
+        every = () if mapped else cgroup.entrances(cgroups)
+        entrances = tuple(path for path in every if path.endswith("/tasks"))
         has_pid = bool(kept.namespaces & syscalls.CLONE_NEWPID)
         # It never waits for the caller when it enters the cgroup by itself.
-        share = vfork.available and bool(entrances) and not (program and program.listener)
+        waits = len(every) > len(entrances) or (program is not None and program.listener)
+        share = vfork.available and bool(entrances) and not waits
         if share:
             ours.send(handshake.GO)
         try:
@@ -91,6 +93,7 @@ def run(
         undo.callback(kill_and_reap, pid)
         if not entrances:
             cgroup.attach(pid, cgroups)
+        files.admit(every if entrances else (), pid)
         if not share:
             ours.send(handshake.GO)
         terminal = _converse(ours, undo, kept, pid)

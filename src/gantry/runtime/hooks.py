@@ -32,6 +32,16 @@ def run(kind: str, hooks: Sequence[Hook], state: bytes, env: Sequence[str] | Non
             raise RuntimeFailure(f"error running {kind} hook #{index}: {failure}")
 
 
+def run_all(kind: str, hooks: Sequence[Hook], state: bytes) -> list[str]:
+    """Run every hook, whatever becomes of the ones before it; what went wrong, a line each."""
+    failures = [_run_one(hook, state, None) for hook in hooks]
+    return [
+        f"error running {kind} hook #{index}: {failure}"
+        for index, failure in enumerate(failures)
+        if failure is not None
+    ]
+
+
 def _run_one(hook: Hook, state: bytes, env: Sequence[str] | None) -> str | None:
     """None when all went well, otherwise what went wrong."""
     argv = [os.fsencode(word) for word in (hook.args or (hook.path,))]

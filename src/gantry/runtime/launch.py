@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from gantry.cgroups import manager
+from gantry.cgroups import files, manager
 from gantry.cgroups.group import Cgroup
 from gantry.kernel import syscalls, vfork
 from gantry.model.record import Record
@@ -86,6 +86,7 @@ def launch(
     logger: Logger | None = None,
     verbose: bool = False,
     plain_lines: bool = False,
+    hybrid_cgroup: bool = False,
 ) -> Launched:
     """Container.create, step by step; see there."""
     with ExitStack() as always, ExitStack() as undo:
@@ -101,13 +102,13 @@ def launch(
             namespace_fds=namespace_fds, stdio=stdio, preserve_fds=preserve_fds,
             systemd_cgroup=systemd_cgroup, fifo=fifo, no_pivot=no_pivot, keyring=keyring,
             seccomp_cache=seccomp_cache, logger=logger if verbose else None,
-            plain_lines=plain_lines,
+            plain_lines=plain_lines, hybrid_cgroup=hybrid_cgroup,
         )  # fmt: skip
         linux, kept = thought.linux, thought.kept
         _refuse_used(thought.cgroup)
         ours, theirs = handshake.pair(logger, verbose=verbose)
         undo.callback(ours.close)
-        share = _can_share_memory(thought.plan)
+        share = _can_share_memory(thought.plan, thought.cgroup)
         try:
             if share:
                 _make_cgroup(thought, ours, undo)
@@ -154,6 +155,7 @@ def think(
     seccomp_cache: str | None = None,
     logger: Logger | None = None,
     plain_lines: bool = False,
+    hybrid_cgroup: bool = False,
 ) -> Thought:
     """Everything before the first thing that has to be undone. Opened fds are `always`'s.
     logger: hears what is of interest to somebody who debugs.
@@ -169,7 +171,7 @@ def think(
     spaces = namespaces.gather(linux, namespace_fds, opened)
     cgroup = manager.plan(
         linux.cgroups_path, container_id, resources,
-        systemd=systemd_cgroup, annotations=spec.annotations,
+        systemd=systemd_cgroup, annotations=spec.annotations, hybrid=hybrid_cgroup,
     )  # fmt: skip
     program = None
     if linux.seccomp is not None:
@@ -301,7 +303,9 @@ def _plan(
         time_offsets=linux.time_offsets,
         cgroup_folders=cgroup.paths(),
         # A process of a user namespace has no right to join by itself.
-        cgroup_entrances=() if spaces.has("user") or kept.rootless else cgroup.entrances(),
+        cgroup_entrances=()
+        if spaces.has("user") or kept.rootless
+        else tuple(path for path in cgroup.entrances() if path.endswith("/tasks")),
         loopback=spaces.makes("network"),
         process=plan.plan_process(
             spec.process,
@@ -343,12 +347,13 @@ def _fork_init(
     return pid
 
 
-def _can_share_memory(thought: InitPlan) -> bool:
+def _can_share_memory(thought: InitPlan, cgroup: Cgroup) -> bool:
     """Whether init never waits for its caller, but for the cgroup that it enters itself."""
     hooks_, program = thought.hooks, thought.process.seccomp
     return (
         vfork.available
         and bool(thought.cgroup_entrances)
+        and len(thought.cgroup_entrances) == len(cgroup.entrances())
         and thought.fifo is None
         and not thought.namespaces.has("user")
         and not (hooks_.prestart or hooks_.create_runtime or hooks_.create_container)
@@ -370,6 +375,8 @@ def _make_cgroup(thought: Thought, channel: Channel, undo: ExitStack, pid: int =
         thought.cgroup.create(thought.resources)
         if pid and not thought.plan.cgroup_entrances:
             thought.cgroup.attach(pid)
+        elif pid:
+            files.admit(thought.cgroup.entrances(), pid)
     except OSError as error:
         raise RuntimeFailure(f"{UNABLE}unable to apply cgroup configuration: {describe(error)}")
     channel.send(handshake.GO)

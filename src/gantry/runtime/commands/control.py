@@ -45,7 +45,7 @@ def signal_number(text: str) -> int:
 
 def delete(context: Context, arguments: Arguments) -> int:
     """Remove what is left of a container; --force ends it first."""
-    at_least("delete", arguments, 1)
+    exactly("delete", arguments, 1)
     force = arguments.flag("force")
     try:
         container = context.container(arguments)
@@ -57,7 +57,7 @@ def delete(context: Context, arguments: Arguments) -> int:
         if force:
             return 0
         raise
-    container.delete(force=force)
+    container.delete(force=force, logger=context.log.write)
     return 0
 
 

@@ -85,6 +85,7 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
         stdio=None,
         preserve_fds=preserve,
         systemd_cgroup=context.systemd_cgroup,
+        hybrid_cgroup=True,
         start_now=start,
         no_pivot=arguments.flag("no-pivot"),
         keyring=not arguments.flag("no-new-keyring"),
