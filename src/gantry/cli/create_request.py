@@ -397,7 +397,7 @@ def user_defined(network: str) -> bool:
 
 def _networks(options: Options) -> tuple[str, Json]:
     """NetworkMode (the first network) and the endpoints' settings."""
-    targets = [_attachment(text) for text in options.many("network")] or [("default", {})]
+    targets = [attachment(text) for text in options.many("network")] or [("default", {})]
     if not options.many("network") and not _endpoint_flags(options):
         return "default", {}
     endpoints: Json = {}
@@ -463,7 +463,7 @@ def _mac(text: str) -> str:
     return ":".join(parts)
 
 
-def _attachment(text: str) -> tuple[str, Json]:
+def attachment(text: str) -> tuple[str, Json]:
     """`NAME` or `name=NAME,alias=A,ip=…,driver-opt=K=V` as a name and endpoint settings."""
     if "=" not in text:
         return text, {}

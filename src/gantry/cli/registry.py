@@ -73,6 +73,7 @@ COMMANDS: dict[str, str] = {
     "network connect": "networks:CONNECT",
     "network create": "networks:NETWORK_CREATE",
     "network disconnect": "networks:DISCONNECT",
+    "network egress": "networks:EGRESS",
     "network inspect": "inspect:NETWORK",
     "network ls": "networks:NETWORK_LS",
     "network prune": "prune:NETWORK_PRUNE",

@@ -12,14 +12,17 @@ from gantry.containers.record import Container
 from gantry.containers.sandbox import endpoint_config
 from gantry.model.container import EndpointSettings
 from gantry.model.errors import Conflict, Forbidden, GantryError, InvalidParameter, NotFound
-from gantry.model.network import EndpointConfig, Sandbox
 
 Json = dict[str, Any]
 Filters = Any
+SHARED = (
+    "container sharing network namespace with another container or host cannot be connected to any"
+    " other network"
+)
 
 
 class Service(Protocol):
-    """`gantry.network.service.Networks` as the routes and this module see it."""
+    """`gantry.network.service.Networks` as the routes see it."""
 
     async def list(self, filters: Filters) -> list[Json]: ...
 
@@ -31,13 +34,7 @@ class Service(Protocol):
 
     async def prune(self, filters: Filters) -> Json: ...
 
-    async def join(self, container_id: str, network: str, config: EndpointConfig) -> Sandbox: ...
-
-    async def leave(self, container_id: str, network: str) -> Sandbox: ...
-
-    def resolve(self, term: str) -> tuple[str, str]: ...
-
-    def check_endpoint(self, network: str, config: EndpointConfig) -> tuple[str, str]: ...
+    async def egress(self, name: str) -> Json: ...
 
 
 class Networking:
@@ -45,38 +42,20 @@ class Networking:
 
     def __init__(self, core: Core, service: Service) -> None:
         self._core = core
-        self._service = service
+        self._attachments = Attachments(core)
         self.list = service.list
+        self.inspect = service.inspect
         self.create = service.create
         self.remove = service.remove
         self.prune = service.prune
-
-    async def inspect(self, name: str, *, verbose: bool, scope: str) -> Json:
-        return await self._service.inspect(name, verbose=verbose, scope=scope)
+        self.egress = service.egress
 
     async def connect(self, network: str, container: str, config: EndpointSettings | None) -> None:
         """POST /networks/{id}/connect. Docker's words."""
         found = self._core.table.get(container)
-        asked = config or EndpointSettings()
-        endpoint = endpoint_config(asked)
-        name, network_id = self._service.check_endpoint(network, endpoint)
-        mode = found.record.host_config.network_mode
         async with found.lock:
-            if mode.startswith("container:"):
-                raise Conflict("container sharing network namespace with another container or host"
-                               " cannot be connected to any other network")  # fmt: skip
-            if mode == "host":
-                raise InvalidParameter(
-                    "container sharing network namespace with another container or host cannot be"
-                    " connected to any other network"
-                )
-            running = found.live.task is not None and found.live.sandbox is not None
-            if name in found.record.networks and (not running or self._attached(found, name)):
-                raise Forbidden(f"endpoint with name {found.name} already exists in network {name}")
-            if running:
-                found.live.sandbox = await self._service.join(found.id, network_id, endpoint)
-                self._after(found)
-            await self._keep(found, {**found.record.networks, name: asked})
+            await self._attachments.add(found, network, config or EndpointSettings())
+            await self._attachments.keep(found)
 
     async def disconnect(self, network: str, container: str, *, force: bool) -> None:
         """POST /networks/{id}/disconnect."""
@@ -86,29 +65,67 @@ class Networking:
             if not force:
                 raise
             return
-        name, network_id = self._service.resolve(network)
         async with found.lock:
-            if found.record.host_config.network_mode == "host":
-                raise InvalidParameter("cannot disconnect container from host network - container"
-                                       " was created in host network mode")  # fmt: skip
-            networks = dict(found.record.networks)
-            running = found.live.task is not None and found.live.sandbox is not None
-            if name not in networks and not (running and self._attached(found, name)):
-                raise Forbidden(f"container {found.id} is not connected to network {name}")
-            networks.pop(name, None)
-            if running:
-                try:
-                    found.live.sandbox = await self._service.leave(found.id, network_id)
-                except GantryError:
-                    if not force:
-                        raise
-                else:
-                    self._after(found)
-            await self._keep(found, networks)
+            await self._attachments.take(found, network, force=force)
+            await self._attachments.keep(found)
 
-    def _attached(self, container: Container, name: str) -> bool:
-        sandbox = container.live.sandbox
-        return sandbox is not None and name in sandbox.endpoints
+
+class Attachments:
+    """Which networks a container is in. The caller holds its lock, and calls `keep` after
+    changes."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def add(self, found: Container, network: str, asked: EndpointSettings) -> None:
+        """Forbidden, InvalidParameter, NotFound ...: nothing was changed."""
+        endpoint = endpoint_config(asked)
+        name, network_id = self._core.networks.check_endpoint(network, endpoint)
+        mode = found.record.host_config.network_mode
+        if mode.startswith("container:"):
+            raise Conflict(SHARED)
+        if mode == "host":
+            raise InvalidParameter(SHARED)
+        if self.has(found, name):
+            raise Forbidden(f"endpoint with name {found.name} already exists in network {name}")
+        if _runs(found):
+            found.live.sandbox = await self._core.networks.join(found.id, network_id, endpoint)
+            self._after(found)
+        found.record = replace(found.record, networks={**found.record.networks, name: asked})
+
+    async def take(self, found: Container, network: str, *, force: bool = False) -> None:
+        """force: although the network says that it failed."""
+        name, network_id = self._core.networks.resolve(network)
+        if found.record.host_config.network_mode == "host":
+            raise InvalidParameter(
+                "cannot disconnect container from host network - container was created in host"
+                " network mode"
+            )
+        networks = dict(found.record.networks)
+        if not self.has(found, name) and name not in networks:
+            raise Forbidden(f"container {found.id} is not connected to network {name}")
+        networks.pop(name, None)
+        networks.pop(network_id, None)
+        if _runs(found):
+            try:
+                found.live.sandbox = await self._core.networks.leave(found.id, network_id)
+            except GantryError:
+                if not force:
+                    raise
+            else:
+                self._after(found)
+        found.record = replace(found.record, networks=networks)
+
+    def has(self, found: Container, name: str) -> bool:
+        """Whether it is in that network: if it runs, really."""
+        sandbox = found.live.sandbox
+        if _runs(found):
+            return sandbox is not None and name in sandbox.endpoints
+        return name in found.record.networks
+
+    async def keep(self, found: Container) -> None:
+        """Remember the record."""
+        await self._core.store.replace(found.id, found.name, encode_record(found.record))
 
     def _after(self, container: Container) -> None:
         """The files in the container follow; what must be found again after a restart too."""
@@ -122,7 +139,6 @@ class Networking:
         container.change(network=sandbox.state)
         self._core.note(container)
 
-    async def _keep(self, container: Container, networks: dict[str, EndpointSettings]) -> None:
-        record = replace(container.record, networks=networks)
-        await self._core.store.replace(container.id, container.name, encode_record(record))
-        container.record = record
+
+def _runs(container: Container) -> bool:
+    return container.live.task is not None and container.live.sandbox is not None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from gantry.model.image import Image
-from gantry.model.network import HostPort, Sandbox, SandboxRequest, SandboxState
+from gantry.model.network import EndpointConfig, HostPort, Sandbox, SandboxRequest, SandboxState
 
 
 class Images(Protocol):
@@ -31,6 +31,14 @@ class Networks(Protocol):
     async def update_ports(
         self, container_id: str, port_bindings: Mapping[str, Sequence[HostPort]]
     ) -> Sandbox: ...
+
+    async def join(self, container_id: str, network: str, config: EndpointConfig) -> Sandbox: ...
+
+    async def leave(self, container_id: str, network: str) -> Sandbox: ...
+
+    def resolve(self, term: str) -> tuple[str, str]: ...
+
+    def check_endpoint(self, network: str, config: EndpointConfig) -> tuple[str, str]: ...
 
 
 class Volume(Protocol):

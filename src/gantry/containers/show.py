@@ -16,7 +16,7 @@ from msgspec import UNSET
 from gantry.containers import links, listfilter
 from gantry.containers.clock import human, rfc3339
 from gantry.containers.core import Core
-from gantry.containers.record import Container, MountRecord
+from gantry.containers.record import Container, MountRecord, Record
 from gantry.model.container import EndpointSettings, MountPoint
 from gantry.model.errors import GantryError
 from gantry.model.network import EndpointState
@@ -72,7 +72,7 @@ class Views:
             },
             "GraphDriver": self._graph_driver(container),
             "Mounts": self.mounts(container),
-            "Config": msgspec.to_builtins(record.config),
+            "Config": {**msgspec.to_builtins(record.config), **_wanted_mac(record)},
             "NetworkSettings": self._network_settings(container),
         }
         if size:
@@ -284,6 +284,16 @@ def _same(old: object, new: tuple[object, ...]) -> bool:
     """Whether all parts are the very same objects (records and states are replaced whole)."""
     assert isinstance(old, tuple)
     return old[3] == new[3] and all(a is b for a, b in zip(old[:3], new[:3], strict=True))
+
+
+def _wanted_mac(record: Record) -> Json:
+    """Config.MacAddress, which `api` shows to clients before 1.52: what was asked for."""
+    mode = record.host_config.network_mode
+    names = (mode, "bridge") if mode in ("", "default") else (mode,)
+    found = next(
+        (record.networks[name].mac_address for name in names if name in record.networks), ""
+    )
+    return {"MacAddress": found} if found else {}
 
 
 def _quoted(arg: str) -> str:

@@ -1,7 +1,10 @@
-"""Update: new limits and restart policy, of a running container too; and labels."""
+"""Update: new limits and restart policy, of a running container too; and, what Docker has
+not, its labels, published ports and networks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -9,9 +12,10 @@ from msgspec.structs import replace
 
 from gantry.containers import validate
 from gantry.containers.core import Core, encode_record
+from gantry.containers.networking import Attachments
 from gantry.containers.record import Container, Record
 from gantry.containers.spec import resources
-from gantry.model.container import HostConfig, PortMap, UpdateRequest
+from gantry.model.container import EndpointSettings, HostConfig, PortMap, UpdateRequest
 from gantry.model.errors import Conflict, GantryError, InvalidParameter, System
 
 Json = dict[str, Any]
@@ -35,9 +39,11 @@ class Updater:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._attachments = Attachments(core)
 
     async def update(self, name: str, request: UpdateRequest) -> list[str]:
-        """Warnings. What is absent (or zero) stays as it is."""
+        """Warnings. What is absent (or zero) stays as it is; when a part of it fails, all
+        networks and ports are as before."""
         core = self._core
         container = core.table.get(name)
         if request.port_bindings is not None:
@@ -50,23 +56,47 @@ class Updater:
                 )
             host, asked = self._merged(container, request)
             warnings = validate.resources(asked, update=True)
-            record = replace(container.record, host_config=host)
-            if request.labels:
-                record = _labelled(record, request.labels)
             if request.port_bindings is not None:
                 host = replace(host, port_bindings=request.port_bindings)
-                record = replace(record, host_config=host)
-                await self._publish(container, request.port_bindings)
-            task = container.live.task
-            if task is not None and container.state.running and request.resources:
-                try:
-                    await task.update(msgspec.json.encode(resources.of(host, None)))
-                except GantryError as error:
-                    raise System(f"Cannot update container {container.id}: {error}") from error
-            await core.store.replace(container.id, container.name, encode_record(record))
+            async with AsyncExitStack() as undo:
+                await self._attach(container, request.networks or {}, undo)
+                if request.port_bindings is not None:
+                    before = container.record.host_config.port_bindings or {}
+                    undo.push_async_callback(self._publish, container, before)
+                    await self._publish(container, request.port_bindings)
+                task = container.live.task
+                if task is not None and container.state.running and request.resources:
+                    try:
+                        await task.update(msgspec.json.encode(resources.of(host, None)))
+                    except GantryError as error:
+                        raise System(f"Cannot update container {container.id}: {error}") from error
+                record = replace(container.record, host_config=host)
+                if request.labels:
+                    record = _labelled(record, request.labels)
+                await core.store.replace(container.id, container.name, encode_record(record))
+                undo.pop_all()
             container.record = record
         core.event(container, "update")
         return warnings
+
+    async def _attach(
+        self,
+        container: Container,
+        networks: Mapping[str, EndpointSettings | None],
+        undo: AsyncExitStack,
+    ) -> None:
+        """Leave some networks, join others."""
+        before = container.record.networks
+        for network, settings in networks.items():
+            if settings is None:
+                name, _ = self._core.networks.resolve(network)
+                await self._attachments.take(container, network)
+                old = before.get(name) or EndpointSettings()
+                undo.push_async_callback(self._attachments.add, container, network, old)
+        for network, settings in networks.items():
+            if settings is not None:
+                await self._attachments.add(container, network, settings)
+                undo.push_async_callback(self._attachments.take, container, network)
 
     async def _publish(self, container: Container, bindings: PortMap) -> None:
         """Other published ports of a running container; what stays is not interrupted."""
@@ -90,7 +120,7 @@ class Updater:
         given = {
             key: value
             for key, value in request.resources.items()
-            if key in _FIELDS and value not in (0, "", None)
+            if key in _FIELDS and (value not in (0, "", None) or (key, value) == ("PidsLimit", 0))
         }
         try:
             asked = msgspec.convert(given, HostConfig, strict=True)

@@ -171,7 +171,11 @@ class Engine:
                 events.publish("network", action, name, attributes)
 
             networks = Networks(
-                replace(network_settings(options), owner=engine_id(settings.data_root)[:8]),
+                replace(
+                    network_settings(options),
+                    owner=engine_id(settings.data_root)[:8],
+                    audit_dir=os.path.join(settings.data_root, "network"),
+                ),
                 SqliteNetworkStore(database),
                 on_event=network_event,
             )

@@ -270,6 +270,7 @@ class CreateRequest(Wire, frozen=True, kw_only=True):
     """POST /containers/create after the API's version translation.
 
     platform: "" or os[/arch[/variant]] of the query.
+    shallow_read_only: read-only binds of HostConfig.Binds leave what is mounted below alone.
     """
 
     name: str = ""
@@ -277,6 +278,7 @@ class CreateRequest(Wire, frozen=True, kw_only=True):
     config: ContainerConfig = field(default_factory=ContainerConfig)
     host_config: HostConfig = field(default_factory=HostConfig)
     networking_config: NetworkingConfig = field(default_factory=NetworkingConfig)
+    shallow_read_only: bool = False
 
 
 class CreateResponse(Wire, frozen=True, kw_only=True):
@@ -330,13 +332,15 @@ class MountPoint(Wire, frozen=True, kw_only=True):
 class UpdateRequest(Wire, frozen=True, kw_only=True):
     """POST /containers/{id}/update: resources (absent: unchanged) and restart policy.
 
-    The live edits that Docker does not have: labels, published ports, networks.
+    The live edits that Docker does not have: labels (None takes one away), published ports
+    (instead of those there are), networks (None leaves one).
     """
 
     resources: dict[str, Any] = field(default_factory=dict)
     restart_policy: RestartPolicy | None = None
     labels: dict[str, str | None] | None = None
     port_bindings: PortMap | None = None
+    networks: dict[str, EndpointSettings | None] | None = None
 
 
 class ExecCreate(Wire, frozen=True, kw_only=True):

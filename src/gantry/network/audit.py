@@ -116,11 +116,12 @@ class PacketLog:
             head = struct.pack("=BBH", socket.AF_UNSPEC, 0, socket.htons(group))
             self._ask(head + attr(1, b"\x01"))  # bind
             self._ask(head + attr(2, struct.pack(">IBx", 96, 2)))  # copy 96 bytes of each
+            self._ask(head + attr(5, struct.pack(">I", 1)))  # at once, not a hundred together
         except BaseException:
             self._sock.close()
             raise
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._loop.add_reader(self._sock.fileno(), self.drain)
 
     def close(self) -> None:
         self._loop.remove_reader(self._sock.fileno())
@@ -136,7 +137,8 @@ class PacketLog:
         if code:
             raise OSError(code, f"NFLOG: {os.strerror(code)}")
 
-    def _readable(self) -> None:
+    def drain(self) -> None:
+        """Tell of what has come so far."""
         for _ in range(64):
             try:
                 data = self._sock.recv(1 << 16)

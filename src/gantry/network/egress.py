@@ -175,6 +175,8 @@ class Egress:
 
     def lift(self, container: str) -> None:
         """Idempotent."""
+        if self._packets is not None and container in self._restrictions:
+            self._packets.drain()  # a container ends sooner than its last refusal is read
         gone = self._restrictions.pop(container, None)
         if gone is None or self._elements is None or self._guard is None:
             return

@@ -109,7 +109,19 @@ def configure(inside: netlink.Socket, interface: Interface) -> None:
         assert found is not None, f"no interface {interface.name}"
         index = found.index
     has6 = interface.ipv6 or any(":" in address for address in interface.link_local)
-    write_sysctl(f"net.ipv6.conf.{interface.name}.disable_ipv6", "0" if has6 else "1")
+    try:
+        write_sysctl(
+            f"net.ipv6.conf.{interface.name}.disable_ipv6", "0" if has6 else "1", required=True
+        )
+    except FileNotFoundError:
+        pass  # a kernel without IPv6
+    except OSError as error:
+        if not has6:
+            raise OSError(
+                error.errno,
+                f"failed to disable IPv6 on container's interface {interface.name}:"
+                f" {error.strerror}",
+            ) from error
     for key, value in interface.sysctls:
         write_sysctl(key.replace("IFNAME", interface.name), value, required=True)
     messages = [_address(index, address) for address in (interface.ipv4, interface.ipv6) if address]

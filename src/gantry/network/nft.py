@@ -26,6 +26,9 @@ Where bridges show their own frames to the packet filter (br_netfilter), a trans
 would have to leave a network's first bridge by the wire it came from, which a bridge does
 not do. Packets out of shards are marked there, and left to the userland proxy.
 
+Connections to link-local addresses are the userland proxy's, too: from there no address
+of a container can be reached.
+
 Ports published on 127.0.0.1 are out of other hosts' reach, whatever route_localnet says
 (the class of CVE-2020-8558). `iifname` in postrouting needs Linux 5.7, as does dockerd's
 own backend.
@@ -112,12 +115,13 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "ip daddr 127.0.0.0/8 return",
             f"meta mark {_SHARD_MARK} return",
+            "ip6 daddr fe80::/10 return",
             "fib daddr type local jump ports",
         ),
     ),
     "output": (
         "type nat hook output priority -100;",
-        ("ip6 daddr ::1 return", "fib daddr type local jump ports"),
+        ("ip6 daddr {::1, fe80::/10} return", "fib daddr type local jump ports"),
     ),
     "postrouting": (
         "type nat hook postrouting priority srcnat;",

@@ -58,6 +58,10 @@ SHARED = (
 )
 
 
+def request_name(live: Live) -> str:
+    return live.request.container_id[:12]
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A sandbox with an interface in the default bridge, that nobody uses yet."""
@@ -303,7 +307,11 @@ class Sandboxes:
                     " host network mode"
                 )
             await self._drop(live, record.name)
-            await self._settle(live, routed=False)
+            try:
+                await self._settle(live, routed=False)
+            except (GantryError, OSError) as error:
+                # It has left; the way out that remains may be broken by the container itself.
+                _log.warning("container %s: %s", request_name(live), error)
 
     async def update_ports(self, live: Live, request: SandboxRequest) -> None:
         """Publish what `request` says instead of what is published now; on error all stays."""

@@ -406,6 +406,10 @@ class FakeNetworks:
     async def prune(self, filters: Filters) -> Json:
         return {"NetworksDeleted": None}
 
+    async def egress(self, name: str) -> Json:
+        self.note("egress", name=name)
+        return {"Allow": None, "Refused": []}
+
 
 class FakeVolumes:
     """VolumesBackend."""

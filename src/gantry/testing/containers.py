@@ -26,6 +26,7 @@ from gantry.model.errors import Conflict, NotFound
 from gantry.model.image import Image, ImageConfig
 from gantry.model.mount import Mount
 from gantry.model.network import (
+    EndpointConfig,
     EndpointState,
     HostPort,
     Ports,
@@ -104,6 +105,25 @@ class FakeNetworks:
         request = replace(self.live[container_id], port_bindings=port_bindings)
         self.live[container_id] = request
         return self._sandbox(request)
+
+    async def join(self, container_id: str, network: str, config: EndpointConfig) -> Sandbox:
+        if self.refuse is not None:
+            raise self.refuse
+        request = self.live[container_id]
+        self.live[container_id] = replace(request, endpoints={**request.endpoints, network: config})
+        return self._sandbox(self.live[container_id])
+
+    async def leave(self, container_id: str, network: str) -> Sandbox:
+        request = self.live[container_id]
+        left = {name: config for name, config in request.endpoints.items() if name != network}
+        self.live[container_id] = replace(request, endpoints=left)
+        return self._sandbox(self.live[container_id])
+
+    def resolve(self, term: str) -> tuple[str, str]:
+        return term, term
+
+    def check_endpoint(self, network: str, config: EndpointConfig) -> tuple[str, str]:
+        return network, network
 
     def _sandbox(self, request: SandboxRequest) -> Sandbox:
         self._count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -18,6 +19,7 @@ from gantry.http.reply import Sendable
 from gantry.model.container import (
     ContainerConfig,
     HostConfig,
+    NetworkingConfig,
     PortMap,
     RestartPolicy,
     UpdateRequest,
@@ -45,6 +47,7 @@ RESOURCES: Final = frozenset(
 )
 """Fields of HostConfig that an update may change."""
 SHORTEST_BODY: Final = 7
+CHECKPOINT: Final = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 _rows: Final = versions.Rows()
 
@@ -98,6 +101,13 @@ async def start(call: Call) -> Sendable:
             "starting container with non-empty request body was deprecated since API v1.22 and "
             "removed in v1.24"
         )
+    checkpoint = call.text("checkpoint")
+    if checkpoint:
+        if not CHECKPOINT.fullmatch(checkpoint) or checkpoint.endswith("."):
+            raise InvalidParameter(
+                f'invalid checkpoint ID "{checkpoint}", only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed'
+            )
+        raise InvalidParameter("checkpoint is only supported in experimental mode")
     await call.finish(call.backends.containers.start(call.name))
     return call.empty()
 
@@ -170,6 +180,7 @@ class _Edits(Wire, frozen=True):
     restart_policy: RestartPolicy | None = None
     labels: dict[str, str | None] | None = None
     port_bindings: PortMap | None = None
+    networking_config: NetworkingConfig | None = None
 
 
 async def update(call: Call) -> Sendable:
@@ -190,6 +201,7 @@ async def update(call: Call) -> Sendable:
         restart_policy=edits.restart_policy,
         labels=edits.labels,
         port_bindings=edits.port_bindings,
+        networks=edits.networking_config.endpoints_config if edits.networking_config else None,
     )
     warnings = await call.finish(call.backends.containers.update(call.name, request))
     return call.json({"Warnings": warnings or None})

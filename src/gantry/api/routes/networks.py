@@ -132,6 +132,11 @@ async def disconnect(call: Call) -> Sendable:
     return call.empty(200)
 
 
+async def egress(call: Call) -> Sendable:
+    """GET /networks/{name}/egress: what policies allow and refused. Not in Docker's API."""
+    return call.json(await call.backends.networks.egress(call.name))
+
+
 async def prune(call: Call) -> Sendable:
     """POST /networks/prune."""
     return call.json(await call.finish(call.backends.networks.prune(params.filters(call.query))))
@@ -141,6 +146,7 @@ ROUTES: Final = [
     Route("GET", "/networks", list_all),
     Route("GET", "/networks/", list_all),
     Route("GET", "/networks/{name}", inspect),
+    Route("GET", "/networks/{name}/egress", egress),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune, since=25),
     Route("POST", "/networks/{name}/connect", connect),

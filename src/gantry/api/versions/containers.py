@@ -92,6 +92,9 @@ def inspect(answer: Json, version: int) -> Json:
         answer["NetworkSettings"] = {
             key: value for key, value in settings.items() if key not in BRIDGE_LEFT
         }
+        config = answer.get("Config")
+        if isinstance(config, dict) and "MacAddress" in config:
+            answer["Config"] = {k: v for k, v in config.items() if k != "MacAddress"}
         return answer
     networks: Json = dict(settings.get("Networks") or {})
     config = dict(answer.get("Config") or {})

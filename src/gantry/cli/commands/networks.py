@@ -171,6 +171,39 @@ def _disconnect(app: App, options: Options, names: list[str]) -> int:
     return 0
 
 
+def _egress(app: App, options: Options, names: list[str]) -> int:
+    found = app.engine.get(f"/networks/{segment(names[0])}/egress")
+    template = options.text("format") or "table"
+    if template == "table":
+        allow = found.get("Allow")
+        app.err("allowed: " + (", ".join(allow) or "nothing" if allow is not None else "all"))
+        template = "table {{.Time}}\t{{.Container}}\t{{.Target}}\t{{.Protocol}}\t{{.Port}}"
+    app.write(render(_EGRESS, found.get("Refused") or [], template))
+    return 0
+
+
+_EGRESS: Columns[Raw] = Columns(
+    "*network.egressContext",
+    {
+        "Time": "TIME",
+        "Container": "CONTAINER ID",
+        "Kind": "KIND",
+        "Target": "REFUSED",
+        "Protocol": "PROTOCOL",
+        "Port": "PORT",
+    },
+    {
+        "Time": lambda raw: raw.get("time", ""),
+        "Container": lambda raw: short_id(raw.get("container", "")),
+        "Kind": lambda raw: raw.get("kind", ""),
+        "Target": lambda raw: raw.get("name") or raw.get("destination", ""),
+        "Protocol": lambda raw: raw.get("protocol") or raw.get("kind", ""),
+        "Port": lambda raw: str(raw.get("port") or ""),
+    },
+    {},
+)
+
+
 # -- volumes --------------------------------------------------------------------------
 
 
@@ -296,6 +329,10 @@ CONNECT = Command(
     2,
     2,
 )
+EGRESS = Command(
+    "Show what a network's egress policies refused", "[OPTIONS] NETWORK", _egress, (_FORMAT,), 1, 1,
+    examples=(("gantry network egress build", "What was tried and not allowed"),),
+)  # fmt: skip
 DISCONNECT = Command(
     "Disconnect a container from a network", "[OPTIONS] NETWORK CONTAINER", _disconnect,
     (Flag("force", "Even where the container is gone", short="f"),), 2, 2,
