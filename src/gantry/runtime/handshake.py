@@ -7,6 +7,8 @@ shim, or gantry-runc), right the process on its way into the container:
       fork ─────────────────────────────▶  joins and makes namespaces
       makes the cgroup, attaches init      mounts, devices, symlinks
       GO ───────────────────────────────▶  (waits for it where it first needs the cgroup)
+      ◀───────────────────────── TREE which  only for a bind that the caller has the rights for,
+      TREE + fd ────────────────────────▶  of something that init has just mounted
       ◀──────────────────────────── HOOKS  only when there are hooks for the host's side
       runs prestart, createRuntime
       HOOKS_DONE ───────────────────────▶  pivot_root …
@@ -51,6 +53,7 @@ FAILED: Final = b"F"
 USERNS: Final = b"U"
 MAPPED: Final = b"u"
 OFFSETS: Final = b"T"
+TREE: Final = b"M"
 PID: Final = b"P"
 LOG: Final = b"L"
 

@@ -80,7 +80,8 @@ class Init:
         self._path = b""
         self.stage = "error during container init: "  # runc's words, before the process's own
         self._in_cgroup = False
-        self.rootfs = Rootfs(plan, self.wait_for_cgroup)
+        self._may_go = False
+        self.rootfs = Rootfs(plan, self.wait_for_cgroup, self.ask_for_tree)
 
     def prepare(self) -> Program | int:
         channel = self.channel
@@ -143,11 +144,22 @@ class Init:
             if fd is not None:
                 syscalls.setns(fd, namespaces.FLAGS[kind])
 
+    def ask_for_tree(self, index: int) -> int:
+        """The caller's bind for the mount of this index."""
+        self.channel.send(handshake.TREE, str(index).encode())
+        while True:
+            kind, _, fd = self.channel.receive()
+            if kind == handshake.TREE and fd is not None:
+                return fd
+            if kind != handshake.GO:
+                os._exit(1)
+            self._may_go = True
+
     def wait_for_cgroup(self) -> None:
         """Until the cgroup is there and we are in it; then its namespace can be made."""
         if self._in_cgroup:
             return
-        kind, _, _ = self.channel.receive()
+        kind = handshake.GO if self._may_go else self.channel.receive()[0]
         if kind != handshake.GO:
             os._exit(1)  # the caller is gone, or has given up: it knows why
         self._in_cgroup = True

@@ -117,7 +117,9 @@ def launch(
             theirs.close()
         if not share:
             _make_cgroup(thought, ours, undo, pid)
-        console = _converse(ours, spec, kept, pid, linux, start_now=start_now, undo=undo)
+        console = _converse(
+            ours, spec, kept, pid, linux, thought.plan, start_now=start_now, undo=undo
+        )
         kept = kept.replace(init_pid=pid, init_start_time=state.start_time_of(pid))
         state.save(folder, kept)
         undo.pop_all()
@@ -190,6 +192,7 @@ def think(
         mounts, linux, always,
         all_binds=spaces.has("user") and os.geteuid() == 0,
         joined=spaces.join_fd("user"),
+        rootfs=kept.rootfs,
     )  # fmt: skip
     thought = _plan(
         spec, linux, kept, cgroup, spaces, mounts,
@@ -355,6 +358,7 @@ def _can_share_memory(thought: InitPlan, cgroup: Cgroup) -> bool:
         and bool(thought.cgroup_entrances)
         and len(thought.cgroup_entrances) == len(cgroup.entrances())
         and thought.fifo is None
+        and not any(planned.late for planned in thought.mounts)
         and not thought.namespaces.has("user")
         and not (hooks_.prestart or hooks_.create_runtime or hooks_.create_container)
         and not hooks_.start_container
@@ -409,6 +413,7 @@ def _converse(
     kept: State,
     pid: int,
     linux: oci.Linux,
+    thought: InitPlan,
     *,
     start_now: bool,
     undo: ExitStack,
@@ -421,6 +426,14 @@ def _converse(
         if kind == handshake.CONSOLE and fd is not None:
             console = fd
             undo.callback(os.close, fd)
+        elif kind == handshake.TREE:
+            tree = trees.on_demand(
+                thought.mounts[int(body)], linux, thought.namespaces.join_fd("user"), pid
+            )
+            try:
+                channel.send(handshake.TREE, b"", tree)
+            finally:
+                os.close(tree)
         elif kind == handshake.HOOKS:
             _host_hooks(spec, kept, pid)
             channel.send(handshake.HOOKS_DONE)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class MountPlan(Record):
     """One mount of the spec with its options read; `source` is absolute for binds.
 
-    tree: a detached bind that the caller has made, with all its attributes.
+    tree: a detached bind that the caller has made, with all its attributes. late: one that
+    it makes when init asks, because its source is in what was mounted before.
     """
 
     mount: oci.Mount
@@ -32,6 +33,7 @@ class MountPlan(Record):
     source: str
     is_bind: bool
     tree: int | None = None
+    late: bool = False
 
 
 class DevicePlan(Record):

@@ -34,8 +34,14 @@ _PROC_LIKE: Final = frozenset((syscalls.PROC_SUPER_MAGIC, syscalls.TMPFS_MAGIC))
 class Rootfs:
     """The root under construction: its fd, and the detached mounts that others are read from."""
 
-    def __init__(self, plan: InitPlan, wait_for_cgroup: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        plan: InitPlan,
+        wait_for_cgroup: Callable[[], None],
+        ask_for_tree: Callable[[int], int],
+    ) -> None:
         self._plan = plan
+        self._ask_for_tree = ask_for_tree
         self._wait_for_cgroup = wait_for_cgroup
         self.root = -1
         self.proc = -1  # our own procfs, whatever the container sees
@@ -237,6 +243,9 @@ class Rootfs:
         with ExitStack() as scope:
             if planned.tree is not None:
                 fd = planned.tree
+            elif planned.late:
+                fd = self._ask_for_tree(self._plan.mounts.index(planned))
+                scope.callback(os.close, fd)
             else:
                 fd = detached.bind(planned.source, planned.options)
                 scope.callback(os.close, fd)

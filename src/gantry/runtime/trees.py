@@ -29,17 +29,21 @@ def prepare(
     *,
     all_binds: bool,
     joined: int | None = None,
+    rootfs: str = "",
 ) -> tuple[MountPlan, ...]:
     """The same mounts, with `tree` filled where the caller made it; `scope` closes them.
 
     joined: the user namespace that the container joins, whose mappings an idmapped mount
-    without its own takes.
+    without its own takes. rootfs: a source in there is left for `on_demand`.
     """
     found = []
     spaces: dict[tuple[object, object], int] = {}
     for planned in mounts:
         mapped = bool(planned.mount.uid_mappings or planned.options.idmap)
         if planned.is_bind and (mapped or all_binds):
+            if rootfs and planned.source.startswith(rootfs + "/"):
+                found.append(planned.replace(late=True))
+                continue
             try:
                 tree = _clone(planned, linux)
                 scope.callback(os.close, tree)
@@ -53,6 +57,35 @@ def prepare(
             planned = planned.replace(tree=tree)
         found.append(planned)
     return tuple(found)
+
+
+def on_demand(planned: MountPlan, linux: oci.Linux, joined: int | None, pid: int) -> int:
+    """The tree of a `late` mount, from the mount namespace that init (`pid`) builds up."""
+    with ExitStack() as scope:
+        try:
+            own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            scope.callback(os.close, own)
+            here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            scope.callback(os.close, here)
+            pidfd = syscalls.pidfd_open(pid)
+            scope.callback(os.close, pidfd)
+            syscalls.setns(pidfd, syscalls.CLONE_NEWNS)
+            try:
+                tree = detached.bind(planned.source, planned.options)
+            finally:
+                syscalls.setns(own, syscalls.CLONE_NEWNS)
+                os.fchdir(here)
+            keep = scope.enter_context(ExitStack())
+            keep.callback(os.close, tree)
+            if planned.mount.uid_mappings or planned.options.idmap:
+                _map(tree, planned, linux, {}, scope, joined)
+            keep.pop_all()
+            return tree
+        except OSError as error:
+            raise RuntimeFailure(
+                f'unable to start container process: error mounting "{planned.source}" to '
+                f'rootfs at "{planned.mount.destination}": {describe(error)}'
+            )
 
 
 def _clone(planned: MountPlan, linux: oci.Linux) -> int:

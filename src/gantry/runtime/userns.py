@@ -112,8 +112,17 @@ def _make_init(thought: InitPlan, channel: Channel) -> None:
         syscalls.setns(pid_fd, syscalls.CLONE_NEWPID)
     elif spaces.makes("pid"):
         syscalls.unshare(syscalls.CLONE_NEWPID)
-    pid = spawn.fork(lambda: spawn.run(inner))
+    told, tell = os.pipe2(os.O_CLOEXEC)
+
+    def wait_and_run() -> NoReturn:
+        os.close(tell)
+        os.read(told, 1)  # its end: whatever init has to say comes after its pid
+        os.close(told)
+        spawn.run(inner)
+
+    pid = spawn.fork(wait_and_run)
     channel.send(handshake.PID, str(pid).encode())
+    os.close(tell)
 
 
 def _ask(channel: Channel, kind: bytes) -> None:
