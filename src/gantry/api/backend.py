@@ -99,6 +99,9 @@ class ContainersBackend(Protocol):
 
     async def resize(self, name: str, rows: int, columns: int) -> None: ...
 
+    async def measure(self, name: str = "") -> None:
+        """Count the files of one container or of all: what `size` shows in `inspect` and `list`."""
+
     def inspect(self, name: str, *, size: bool) -> Json: ...
 
     def list(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from gantry.containers.clock import parse_moment
@@ -48,7 +47,8 @@ class Pruner:
                     continue
                 if any(labelled(labels, (text,)) for text in filters.get("label!", ())):
                     continue
-                size, _ = await asyncio.to_thread(self._views.sizes, container)
+                await self._views.measure(container.id)
+                size, _ = self._views.sizes(container)
                 try:
                     await self._remover.remove(container.id, force=False, volumes=False, link=False)
                 except GantryError:

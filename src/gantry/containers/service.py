@@ -73,6 +73,7 @@ class Containers:
         self.resize = streams.resize
         self.inspect = views.inspect
         self.list = views.rows
+        self.measure = views.measure
         self.top = Top(core).top
         self.wait = Waits(core).wait
         self.logs = streams.logs

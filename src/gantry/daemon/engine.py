@@ -455,9 +455,8 @@ async def disk_usage(
     if "container" in types:
         import msgspec
 
-        rows = await asyncio.to_thread(
-            containers.list, everything=True, limit=0, size=True, filters={}
-        )
+        await containers.measure()
+        rows = containers.list(everything=True, limit=0, size=True, filters={})
         found["Containers"] = [msgspec.json.decode(row) for row in rows]
     if "volume" in types:
         found["Volumes"] = list(await volumes.usage())

@@ -201,6 +201,9 @@ class FakeContainers:
     async def resize(self, name: str, rows: int, columns: int) -> None:
         await self._action("resize", name, rows=rows, columns=columns)
 
+    async def measure(self, name: str = "") -> None:
+        self.note("measure", name=name)
+
     def inspect(self, name: str, *, size: bool) -> Json:
         self.note("inspect", name=name, size=size)
         self._known(name)

@@ -57,6 +57,8 @@ async def list_all(call: Call) -> Sendable:
     if not call.query_text:
         rows = call.backends.containers.list(everything=False, limit=0, size=False, filters={})
     else:
+        if call.flag("size"):
+            await call.backends.containers.measure()
         rows = call.backends.containers.list(
             everything=call.flag("all"),
             limit=params.integer(call.query, "limit") or 0,
@@ -89,6 +91,8 @@ async def create(call: Call) -> Sendable:
 
 async def inspect(call: Call) -> Sendable:
     """GET /containers/{name}/json."""
+    if call.flag("size"):
+        await call.backends.containers.measure(call.name)
     answer = call.backends.containers.inspect(call.name, size=call.flag("size"))
     return call.json(versions.inspect(answer, call.version))
 
