@@ -17,6 +17,7 @@ from gantry.containers import logconfig, merge, mountspec, names, validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
 from gantry.containers.spec.build import Security
+from gantry.kernel.syscalls import RESOLVE_BENEATH, openat2
 from gantry.model.container import (
     CreateRequest,
     CreateResponse,
@@ -74,7 +75,7 @@ class Creator:
                 mounts=[],
                 runtime=host.runtime,
             )
-            record = await self._make(record, image, undo)
+            record = await self._make(record, image, undo, shallow=request.shallow_read_only)
             container = Container(record, State())
             await core.store.insert(
                 container_id, name, encode_record(record), encode_record(container.state)
@@ -84,7 +85,9 @@ class Creator:
         core.event(container, "create")
         return CreateResponse(id=container_id, warnings=warnings)
 
-    async def _make(self, record: Record, image: Image | None, undo: AsyncExitStack) -> Record:
+    async def _make(
+        self, record: Record, image: Image | None, undo: AsyncExitStack, *, shallow: bool
+    ) -> Record:
         """The writable layer, the folder and the volumes; the record with its mounts."""
         core, host = self._core, record.host_config
         options = host.storage_opt if host.storage_opt else {}
@@ -104,6 +107,8 @@ class Creator:
         if not mounts:
             return record
         undo.callback(self._drop_volumes, record.id, mounts)
+        if shallow:
+            mounts = [_shallow(mount) for mount in mounts]
         held = [await self._volume(record, mount, undo) for mount in mounts]
         return replace(record, mounts=held)
 
@@ -152,10 +157,11 @@ class Creator:
         if mount.anonymous and fresh and not mount.name:
             undo.push_async_callback(self._discard, volume.name)
         mount = replace(mount, name=volume.name, driver=volume.driver)
-        if mount.copy and not mount.subpath:
-            path = core.volumes.path(volume.name)
-            if _is_empty(path):
-                await self._populate(record, mount, path)
+        if mount.copy:
+            with contextlib.ExitStack() as scope:
+                path = _place(core.volumes.path(volume.name), mount.subpath, scope)
+                if path and _is_empty(path):
+                    await self._populate(record, mount, path)
         return mount
 
     async def _discard(self, name: str) -> None:
@@ -172,8 +178,10 @@ class Creator:
             head, _, name = getattr(host, field).partition(":")
             if head == "container":
                 found = self._core.table.find(name)
-                if found is not None:  # else the start will say so
+                if found is not None:
                     changes[field] = f"container:{found.id}"
+                elif field != "network_mode" and not host.privileged:  # that the start will say
+                    raise InvalidParameter(f"No such container: {name}")
         if host.network_mode.startswith("container:"):
             _check_shared_network(host)
         elif host.network_mode in ("", "default", "bridge"):
@@ -188,6 +196,27 @@ class Creator:
             except NotFound as error:
                 # A 404 here would make clients say that the image is missing.
                 raise InvalidParameter(f"could not get container for {name}: {error}") from error
+
+
+def _place(root: str, subpath: str, scope: contextlib.ExitStack) -> str:
+    """The folder `subpath` of a volume, held while the scope lasts; "" where there is none."""
+    if not subpath:
+        return root
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    scope.callback(os.close, top)
+    try:
+        held = openat2(top, subpath, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_BENEATH)
+    except OSError:
+        return ""  # the start says so
+    scope.callback(os.close, held)
+    return f"/proc/self/fd/{held}"
+
+
+def _shallow(mount: MountRecord) -> MountRecord:
+    """Before 1.44 a read-only bind was not recursively read-only."""
+    if mount.kind == "bind" and not mount.writable and not mount.read_only:
+        return replace(mount, read_only="non-recursive")
+    return mount
 
 
 def _check_shared_network(host: HostConfig) -> None:

@@ -164,6 +164,8 @@ class Execs:
                 await one.ready.wait()
         except TimeoutError:
             raise System("timeout waiting for exec session ready") from None
+        if not one.container.state.running:
+            raise Conflict(f"container {one.container.id} is not running")
         if one.process is None:
             raise InvalidParameter("exec process is not started")
         await one.process.resize(rows, columns)

@@ -27,8 +27,8 @@ def parse(text: str | None) -> bytes:
             continue
         head, _, key = word.partition("-")
         code = _SPECIAL.get(key)
-        if code is None and len(key) == 1 and key.isascii() and key.isalpha():
-            code = ord(key.lower()) - ord("a") + 1
+        if code is None and len(key) == 1 and "a" <= key <= "z":
+            code = ord(key) - ord("a") + 1
         if head != "ctrl" or code is None:
             raise InvalidParameter(f"Invalid detach keys ({text}) provided")
         found.append(code)

@@ -10,14 +10,8 @@ from msgspec.structs import replace
 
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Record
+from gantry.containers.table import parse_link as parse
 from gantry.model.errors import InvalidParameter, NotFound
-
-
-def parse(link: str) -> tuple[str, str]:
-    """(container, alias) of one entry; the alias is the name where none is given."""
-    name, _, alias = link.partition(":")
-    name = name.removeprefix("/")
-    return name, alias.rpartition("/")[2] or name
 
 
 def shown(core: Core, record: Record) -> list[str] | None:
@@ -57,5 +51,20 @@ async def remove(core: Core, name: str) -> None:
         if len(kept) == len(host.links or ()):
             raise NotFound(f"No such link: /{user}/{alias}")
         record = replace(container.record, host_config=replace(host, links=kept or None))
+        await core.store.replace(container.id, container.name, encode_record(record))
+        container.record = record
+
+
+async def renamed(core: Core, old: str, new: str) -> None:
+    """Links name whom they name, whatever its name has become."""
+    for container in core.table:
+        host = container.record.host_config
+        if not any(parse(link)[0] == old for link in host.links or ()):
+            continue
+        found = [
+            f"{new}:{alias}" if name == old else f"{name}:{alias}"
+            for name, alias in map(parse, host.links or ())
+        ]
+        record = replace(container.record, host_config=replace(host, links=found))
         await core.store.replace(container.id, container.name, encode_record(record))
         container.record = record

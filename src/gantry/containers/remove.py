@@ -135,4 +135,5 @@ class Remover:
             container.record = record
             core.table.release(old, container.id)
             core.table.add(container)
+        await links.renamed(core, old, plain)
         core.event(container, "rename", {"oldName": f"/{old}"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -24,7 +25,7 @@ from gantry.kernel.mountapi import (
     MS_NOSUID,
     MS_REC,
 )
-from gantry.kernel.syscalls import mount, umount2
+from gantry.kernel.syscalls import RESOLVE_BENEATH, mount, openat2, umount2
 from gantry.model.container import ContainerConfig, EndpointSettings, HostConfig
 from gantry.model.errors import (
     Conflict,
@@ -35,7 +36,6 @@ from gantry.model.errors import (
     System,
 )
 from gantry.model.network import EndpointConfig, Sandbox, SandboxRequest
-from gantry.mounts.resolve import open_in_root
 
 EGRESS: Final = "gantry.egress.allow"
 
@@ -142,7 +142,7 @@ def running(core: Core, mode: str, what: str) -> Container:
     if not found.state.running:
         if what == "network":
             raise Conflict(f"cannot join network of a non running container: {found.id}")
-        raise Conflict(f"cannot join {what.upper()} of a non running container: {found.id}")
+        raise Conflict(f"container {found.id} is not running")
     if found.state.restarting:
         raise Conflict(f"Container {found.id} is restarting, wait until the container is running")
     return found
@@ -153,7 +153,10 @@ def _shared_namespaces(core: Core, host: HostConfig, namespaces: dict[str, str])
         if mode == "host":
             namespaces[kind] = ""
         elif mode.startswith("container:"):
-            other = running(core, mode, kind)
+            try:
+                other = running(core, mode, kind)
+            except GantryError as error:
+                raise System(f"failed to join {kind.upper()} namespace: {error}") from error
             if kind == "ipc" and other.record.host_config.ipc_mode not in ("shareable", "host"):
                 raise InvalidParameter(
                     f"failed to join IPC namespace: can't join IPC of container {other.id}:"
@@ -295,8 +298,12 @@ def _subpath(core: Core, root: str, subpath: str, during: AsyncExitStack) -> str
     """
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        held = open_in_root(top, subpath)
+        held = openat2(top, subpath, os.O_PATH | os.O_CLOEXEC, resolve=RESOLVE_BENEATH)
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise InvalidParameter(
+                f"path concatenation escapes the base directory: {root}/{subpath}"
+            ) from error
         raise InvalidParameter(
             f"cannot access path {root}/{subpath}: {(error.strerror or '').lower()}"
         ) from error

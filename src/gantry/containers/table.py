@@ -8,6 +8,13 @@ from gantry.containers.record import Container
 from gantry.model.errors import Conflict, InvalidParameter, NotFound
 
 
+def parse_link(link: str) -> tuple[str, str]:
+    """(container, alias) of one of HostConfig.Links, "NAME[:ALIAS]"; the alias may be the name."""
+    name, _, alias = link.partition(":")
+    name = name.removeprefix("/")
+    return name, alias.rpartition("/")[2] or name
+
+
 class Table:
     """The containers of this engine. Not thread-safe: the event loop's own."""
 
@@ -63,8 +70,18 @@ class Table:
         if len(matches) > 1:
             raise InvalidParameter(f"Multiple IDs found with provided prefix: {name}")
         if not matches:
-            raise NotFound(f"No such container: {name}")
+            return self._linked(name)
         return matches[0]
+
+    def _linked(self, name: str) -> Container:
+        """By the name that a link gives: USER/ALIAS."""
+        user, _, alias = name.removeprefix("/").partition("/")
+        owner = self._by_id.get(self._names.get(user, "")) if alias else None
+        for link in (owner.record.host_config.links or ()) if owner is not None else ():
+            target, called = parse_link(link)
+            if called == alias:
+                return self.get(target)
+        raise NotFound(f"No such container: {name}")
 
     def find(self, name: str) -> Container | None:
         """As `get`, None where there is none or more than one."""

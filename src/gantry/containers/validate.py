@@ -143,6 +143,11 @@ def ports(bindings: PortMap | None) -> None:
     """InvalidParameter for what is no port."""
     for port, pairs in (bindings or {}).items():
         match = _PORT.fullmatch(port)
+        number = port.partition("/")[0]
+        if match is None and not number.isdecimal():
+            raise InvalidParameter(f"invalid JSON: invalid port '{number}': invalid syntax")
+        if number.isdecimal() and int(number) > 65535:
+            raise InvalidParameter(f"invalid JSON: invalid port '{number}': value out of range")
         if match is None or not 0 < int(match[1]) < 65536:
             raise InvalidParameter(f'invalid port specification: "{port}"')
         for pair in pairs or ():

@@ -145,6 +145,21 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("http-proxy", "text", "Proxy for http://"),
     _option("https-proxy", "text", "Proxy for https://"),
     _option("no-proxy", "text", "Hosts reached without the proxy"),
+    _option(
+        "cdi-spec-dirs",
+        "list",
+        "Folders of CDI specifications",
+        ["/etc/cdi", "/var/run/cdi"],
+        flag="cdi-spec-dir",
+    ),
+    # of dockerd's surroundings: taken, so that its unit files and scripts work, without effect
+    _option("containerd", "text", "Without effect: there is no containerd below"),
+    _option("containerd-namespace", "text", "Without effect"),
+    _option("containerd-plugins-namespace", "text", "Without effect"),
+    _option("cri-containerd", "flag", "Without effect"),
+    _option("metrics-addr", "text", "Without effect"),
+    _option("raw-logs", "flag", "Without effect: logs have no colours"),
+    _option("node-generic-resources", "list", "Without effect", flag="node-generic-resource"),
 )
 
 BY_KEY: Final[Mapping[str, Option]] = {option.key: option for option in OPTIONS}

@@ -196,7 +196,7 @@ class System:
                 for pool in options.items("default-address-pools")
                 if isinstance(pool, dict)
             ],
-            "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+            "CDISpecDirs": _cdi_folders(options),
             "Warnings": _warnings(controllers),
         }
 
@@ -214,6 +214,12 @@ def arch() -> str:
     """Go's name of this machine's architecture."""
     machine = os.uname().machine
     return _ARCHITECTURES.get(machine, machine)
+
+
+def _cdi_folders(options: Options) -> list[str]:
+    if options.mapping("features").get("cdi", True) in (False, "false"):
+        return []
+    return [word for word in options.words("cdi-spec-dirs") if word]
 
 
 def _operating_system() -> tuple[str, str]:

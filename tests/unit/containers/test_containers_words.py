@@ -174,7 +174,7 @@ def test_log_options() -> None:
         (HostConfig(runtime="odd"), "unknown or invalid runtime name: odd"),
         (HostConfig(extra_hosts=["a"]), 'bad format for add-host: "a"'),
         (HostConfig(extra_hosts=["a:b"]), 'invalid IP address in add-host: "b"'),
-        (HostConfig(port_bindings={"x": []}), 'invalid port specification: "x"'),
+        (HostConfig(port_bindings={"x": []}), "invalid JSON: invalid port 'x': invalid syntax"),
         (
             HostConfig(port_bindings={"80/tcp": [PortBinding(host_port="a")]}),
             'invalid port specification: "a"',

@@ -88,6 +88,7 @@ def request(
             config=replace(config, mac_address=UNSET),
             host_config=host,
             networking_config=NetworkingConfig(endpoints_config=endpoints),
+            shallow_read_only=version < 44,
         ),
         warnings,
     )

@@ -257,6 +257,9 @@ def _read_options(
         if option == "no-new-privileges":
             no_new_privileges = True
             continue
+        if option == "writable-cgroups":
+            cgroups = True
+            continue
         if option in ("disable", "label=disable", "label:disable"):
             continue
         separator = "=" if "=" in option else ":"
