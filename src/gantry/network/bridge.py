@@ -240,6 +240,10 @@ class BridgeDriver:
         options = BridgeOptions.parse(record.options)
         return (options.mode4 if version == 4 else options.mode6) == "routed"
 
+    def trusts(self, record: NetworkRecord) -> bool:
+        """Whether there are interfaces that published ports are reached from by routing."""
+        return bool(BridgeOptions.parse(record.options).trusted)
+
     # --- endpoints -------------------------------------------------------------------
 
     async def attach(self, record: NetworkRecord, wanted: Wanted, netns_fd: int) -> Attached:

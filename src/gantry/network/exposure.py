@@ -91,19 +91,21 @@ class Exposure:
         if live.publication is not None:
             await self._publisher.let_go(live.publication)
 
-    def _opened(self, live: Live) -> list[str]:
-        """The container's addresses in networks that others route to, its way out or not."""
-        found: list[str] = []
+    def _opened(self, live: Live) -> list[tuple[str, bool]]:
+        """The container's addresses in networks that others route to, its way out or not;
+        and whether only trusted interfaces' packets are meant."""
+        found: list[tuple[str, bool]] = []
         for state in live.endpoints.values():
             record = self._catalog.get(state.network_id)
             if record is None or record.internal:
                 continue
-            if not isinstance(self._driver_of(record), BridgeDriver):
+            driver = self._driver_of(record)
+            if not isinstance(driver, BridgeDriver):
                 continue
             for version, address in ((4, state.ip), (6, state.ipv6)):
                 routed = self._settings.allow_direct_routing or self._routed(record, version)
-                if address and routed:
-                    found.append(address)
+                if address and (routed or driver.trusts(record)):
+                    found.append((address, not routed))
         return found
 
     def _place(self, live: Live, version: int) -> Place | None:

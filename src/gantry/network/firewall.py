@@ -44,7 +44,8 @@ class PortRule:
 
     host_ip: "0.0.0.0" or "::" for every address of the host in that family.
     routed: no translation, the ports are just opened for direct routing; the host's
-    part is then meaningless.
+    part is then meaningless. trusted: like routed, but only from the interfaces that the
+    bridge trusts.
     """
 
     proto: str
@@ -54,6 +55,7 @@ class PortRule:
     port: int
     count: int = 1
     routed: bool = False
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ _CHAINS = (
     ("filter", "DOCKER-ISOLATION-STAGE-1"),
     ("filter", "DOCKER-ISOLATION-STAGE-2"),
     ("filter", "DOCKER-BRIDGE"),
+    ("filter", "DOCKER-TRUSTED"),
     ("nat", "DOCKER"),
     ("nat", "DOCKER-POSTROUTING"),
     ("raw", "DOCKER-RAW"),
@@ -251,7 +252,8 @@ def _bridge_rules(rules: BridgeRules, version: int) -> list[Rule]:
         icmp = "icmp" if version == 4 else "ipv6-icmp"
         found.append(("filter", "DOCKER-BRIDGE", f"-o {name} -p {icmp} -j ACCEPT"))
     found += [
-        ("filter", "DOCKER-BRIDGE", f"-i {inward} -o {name} -j ACCEPT") for inward in rules.trusted
+        ("filter", "DOCKER-BRIDGE", f"-i {inward} -o {name} -j DOCKER-TRUSTED")
+        for inward in rules.trusted
     ]
     found += [
         ("filter", "DOCKER-ISOLATION-STAGE-2", f"-o {name} -j DROP"),
@@ -281,9 +283,10 @@ def _port_rules(rule: PortRule, version: int) -> list[Rule]:
     if (6 if ":" in rule.address else 4) != version:
         return []
     last = rule.port + rule.count - 1
-    if rule.routed:
+    if rule.routed or rule.trusted:
         span = f"{rule.port}:{last}" if rule.count > 1 else f"{rule.port}"
-        return [("filter", "DOCKER", f"-d {rule.address} -p {rule.proto} --dport {span} -j ACCEPT")]
+        chain = "DOCKER" if rule.routed else "DOCKER-TRUSTED"
+        return [("filter", chain, f"-d {rule.address} -p {rule.proto} --dport {span} -j ACCEPT")]
     if (":" in rule.host_ip) != (":" in rule.address):
         return []
     where = "" if rule.host_ip in ("0.0.0.0", "::") else f"-d {rule.host_ip} "

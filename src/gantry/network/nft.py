@@ -72,6 +72,8 @@ _SETS = {
     "loopback": "set {type ipv4_addr . inet_proto . inet_service; flags interval;}",
     "open4": "set {type ipv4_addr . inet_proto . inet_service; flags interval;}",
     "open6": "set {type ipv6_addr . inet_proto . inet_service; flags interval;}",
+    "direct4": "set {type ipv4_addr . inet_proto . inet_service; flags interval;}",
+    "direct6": "set {type ipv6_addr . inet_proto . inet_service; flags interval;}",
     "local4": "set {type ifname . ipv4_addr; flags interval;}",
     "local6": "set {type ifname . ipv6_addr; flags interval;}",
     "masquerade4": "set {type ifname . ipv4_addr; flags interval;}",
@@ -174,7 +176,8 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
             "meta nfproto ipv6 oifname @unprotected6 accept",
             "ip protocol icmp oifname @routed4 accept",
             "meta l4proto ipv6-icmp oifname @routed6 accept",
-            "iifname . oifname @trusted accept",
+            "iifname . oifname @trusted ip daddr . meta l4proto . th dport @direct4 accept",
+            "iifname . oifname @trusted ip6 daddr . meta l4proto . th dport @direct6 accept",
             "drop",
         ),
     ),
@@ -372,10 +375,16 @@ def _subnet_element(name: str, bridge: bytes, subnet: str) -> Element:
 def _port_elements(rule: PortRule) -> list[Element]:
     version = "6" if ":" in rule.address else "4"
     proto, address = proto_field(rule.proto), ip_field(rule.address)
-    if rule.routed:
+    if rule.routed or rule.trusted:
         key = address + proto
         last = key + port_field(rule.port + rule.count - 1)
-        return [Element("open" + version, key + port_field(rule.port), key_end=last)]
+        return [
+            Element(
+                ("open" if rule.routed else "direct") + version,
+                key + port_field(rule.port),
+                key_end=last,
+            )
+        ]
     if (":" in rule.host_ip) != (":" in rule.address):
         return []  # not for the packet filter: the userland proxy serves it
     anywhere = rule.host_ip in ("0.0.0.0", "::")

@@ -52,13 +52,14 @@ class Publisher:
         *,
         routed4: bool = False,
         routed6: bool = False,
-        opened: Sequence[str] = (),
+        opened: Sequence[tuple[str, bool]] = (),
     ) -> Publication:
         """Make the container's ports reachable. System, and nothing done, when one is taken.
 
         ipv4, ipv6: the container's addresses, "" where it has none that is reachable so.
         routed4, routed6: no translation in that family. opened: addresses of the container
-        at which its ports are open to packets that are routed there.
+        at which its ports are open to packets that are routed there, and whether only to
+        those from trusted interfaces.
         """
         return await self.change(
             Publication([], [], ""),
@@ -79,7 +80,7 @@ class Publisher:
         *,
         routed4: bool = False,
         routed6: bool = False,
-        opened: Sequence[str] = (),
+        opened: Sequence[tuple[str, bool]] = (),
     ) -> Publication:
         """Publish `requests` instead of what `old` has; what is in both goes on undisturbed.
         On error `old` stays as it was."""
@@ -224,11 +225,11 @@ def _rules(published: Iterable[PublishedPort], ipv4: str, ipv6: str) -> list[Por
     return rules
 
 
-def _open(requests: Iterable[PortRequest], addresses: Sequence[str]) -> list[PortRule]:
+def _open(requests: Iterable[PortRequest], addresses: Sequence[tuple[str, bool]]) -> list[PortRule]:
     return [
-        PortRule(request.proto, "", 0, address, request.port, routed=True)
+        PortRule(request.proto, "", 0, address, request.port, routed=not only, trusted=only)
         for request in requests
-        for address in addresses
+        for address, only in addresses
     ]
 
 

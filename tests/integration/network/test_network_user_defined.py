@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.network.netlab import (
+    SETTINGS,
     ask,
     inside,
     publish,
@@ -24,7 +25,7 @@ from tests.support.wait import eventually
 from gantry.model.errors import Forbidden, InvalidParameter, System
 from gantry.model.network import EndpointConfig
 from gantry.network import drivers
-from gantry.network.bridge import MODE4, MODE6
+from gantry.network.bridge import MODE4, MODE6, TRUSTED
 from gantry.network.interfaces import write_sysctl
 from gantry.network.service import Networks
 from gantry.testing.network import MemoryNetworkStore
@@ -492,3 +493,22 @@ def test_what_is_shown_of_ports_that_are_routed(machine: Machine) -> None:
         assert one.ports == {"80/tcp": [("0.0.0.0", "8080"), ("::", "")]}
 
     with_networks(machine, body)
+
+
+def test_trusted_interfaces_reach_published_ports_directly(machine: Machine) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "n", "Options": {TRUSTED: "lan0"}})
+        published = {"80/tcp": [("", "8080")]}
+        one = await networks.allocate(request("one", mode="n", port_bindings=published))
+        two = await networks.allocate(request("two", port_bindings={"80/tcp": [("", "8081")]}))
+        address, other = one.endpoints["n"].ip, two.endpoints["bridge"].ip
+        for each in (address, other):
+            machine.lan.run("ip", "route", "replace", f"{each}/32", "via", HOST_ADDRESS)
+        with tcp_server(one, 80), tcp_server(one, 81), tcp_server(two, 80):
+            assert await ask(machine, address, 80) == f"{LAN_ADDRESS} one"
+            assert await refused(machine, address, 81)
+            assert await refused(machine, other, 80)
+
+    with_networks(machine, body)
+    settings = replace(SETTINGS, firewall_backend="iptables")
+    with_networks(machine, body, settings)
