@@ -145,10 +145,12 @@ class Images:
                 )
         return image
 
-    async def inspect(self, name: str) -> ImageInspect:
+    async def inspect(self, name: str, *, platform: str = "") -> ImageInspect:
+        self.resolve(name, platform)
         return self._shower.inspect(name)
 
-    async def history(self, name: str) -> Sequence[HistoryItem]:
+    async def history(self, name: str, *, platform: str = "") -> Sequence[HistoryItem]:
+        self.resolve(name, platform)
         return self._shower.history(name)
 
     def verify(self, name: str = "") -> AsyncIterator[Finding]:

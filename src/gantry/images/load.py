@@ -30,7 +30,7 @@ from gantry.images.bridge import Inlet, consume
 from gantry.images.layers import LayerBlob, Pending
 from gantry.images.memory import release
 from gantry.images.messages import Message
-from gantry.images.platforms import HOST, choose
+from gantry.images.platforms import HOST, Wanted, choose, matches, parse_one
 from gantry.images.registrar import LayerDescriptor, Registrar
 from gantry.model.errors import InvalidParameter, NotFound
 from gantry.oci.image import (
@@ -123,13 +123,17 @@ class Loader:
     async def load(
         self, body: AsyncIterator[bytes], *, quiet: bool, platform: str = ""
     ) -> AsyncIterator[Message]:
-        """The messages of `docker load`; InvalidParameter when the archive is none."""
+        """The messages of `docker load`; InvalidParameter when the archive is none.
+
+        platform: images of others are left out; NotFound when there is none of it.
+        """
+        wanted = parse_one(platform)
         archive = _Archive()
         loop = asyncio.get_running_loop()
         try:
             await consume(body, lambda inlet: self._read(inlet, archive, loop))
             with self._registrar.catalog.holding((), archive.fresh):
-                async for message in self._register(archive, quiet):
+                async for message in self._register(archive, quiet, wanted):
                     yield message
         finally:
             await self._drop(archive)
@@ -224,8 +228,10 @@ class Loader:
 
     # ---- registering
 
-    async def _register(self, archive: _Archive, quiet: bool) -> AsyncIterator[Message]:
-        images = self._images(archive)
+    async def _register(
+        self, archive: _Archive, quiet: bool, wanted: Wanted | None
+    ) -> AsyncIterator[Message]:
+        images = self._images(archive, wanted or HOST)
         ids: list[str] = []
         named = 0
         registered: dict[str, str] = {}
@@ -234,6 +240,9 @@ class Loader:
             document = read_config(config)
             if document.os not in ("", "linux"):
                 raise InvalidParameter(f"cannot load {document.os} image on linux")
+            own = (document.os or "linux", document.architecture, document.variant)
+            if wanted is not None and not matches(*own, wanted):
+                continue
             if len(document.diff_ids) != len(image.layers):
                 raise InvalidParameter(
                     "invalid manifest, layers length mismatch: expected"
@@ -262,10 +271,13 @@ class Loader:
                 )
             registered[image.config] = done.id
             ids.append(done.id)
+            named = 0  # as Docker: the last image's count says whether ids are told
             for reference in image.names:
                 named += 1
                 yield messages.stream(f"Loaded image: {reference.familiar}\n")
             self._registrar.event(done.id, done.id, "load")
+        if wanted is not None and not ids:
+            raise NotFound(f"requested platform(s) ([{wanted}]) not found")
         if not named:
             for identity in ids:
                 yield messages.stream(f"Loaded image ID: {identity}\n")
@@ -298,12 +310,12 @@ class Loader:
             )
         return raw, found
 
-    def _images(self, archive: _Archive) -> list[_Image]:
+    def _images(self, archive: _Archive, wanted: Wanted) -> list[_Image]:
         text = archive.texts.get(b"manifest.json")
         if text is not None:
             return self._docker_archive(archive, text)
         if b"index.json" in archive.texts and b"oci-layout" in archive.texts:
-            return self._layout(archive.texts[b"index.json"])
+            return self._layout(archive.texts[b"index.json"], wanted)
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
     def _docker_archive(self, archive: _Archive, text: bytes) -> list[_Image]:
@@ -366,11 +378,11 @@ class Loader:
                     found.append((descriptor, read_manifest(data)))
         return found
 
-    def _layout(self, text: bytes) -> list[_Image]:
+    def _layout(self, text: bytes, wanted: Wanted) -> list[_Image]:
         images: dict[str, _Image] = {}
         for descriptor in read_index(text).manifests:
             names = _names(descriptor)
-            digest = self._select(descriptor)
+            digest = self._select(descriptor, wanted)
             if digest is None:
                 continue
             manifest = read_manifest(self._content.read(digest, MAX_DOCUMENT))
@@ -383,8 +395,8 @@ class Loader:
             )
         return list(images.values())
 
-    def _select(self, descriptor: Descriptor, depth: int = 0) -> str | None:
-        """The manifest for this machine that a descriptor leads to."""
+    def _select(self, descriptor: Descriptor, wanted: Wanted, depth: int = 0) -> str | None:
+        """The manifest for a platform that a descriptor leads to."""
         if descriptor.media_type in MANIFESTS:
             return descriptor.digest if self._content.exists(descriptor.digest) else None
         if descriptor.media_type not in INDEXES or depth > 4:
@@ -395,8 +407,8 @@ class Loader:
             for one in index.manifests
             if one.media_type in INDEXES or self._content.exists(one.digest)
         ]
-        chosen = choose(here, HOST)
-        return self._select(chosen, depth + 1) if chosen is not None else None
+        chosen = choose(here, wanted)
+        return self._select(chosen, wanted, depth + 1) if chosen is not None else None
 
     async def _drop(self, archive: _Archive) -> None:
         for pending in archive.begun:

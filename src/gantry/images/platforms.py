@@ -84,6 +84,16 @@ def parse_platform(text: str) -> Wanted:
     return Wanted(HOST.os, architecture, variant)
 
 
+def parse_one(text: str) -> Wanted | None:
+    """Of an archive to write or read; None for any. InvalidParameter for several."""
+    if "," in text:
+        raise InvalidParameter(
+            "multiple platforms not supported for this image store; use a multi-platform image"
+            " store such as containerd-snapshotter"
+        )
+    return parse_platform(text) if text else None
+
+
 def rank(platform: Platform, wanted: Wanted) -> int | None:
     """How well a platform fits: 0 exactly, more for older variants, None not at all."""
     architecture, variant = normalise(platform.architecture, platform.variant)

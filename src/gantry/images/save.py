@@ -13,7 +13,7 @@ import msgspec
 from gantry.archive import header
 from gantry.archive.header import BLOCK, Entry
 from gantry.images.bridge import outlet
-from gantry.images.platforms import Wanted, matches, parse_platform
+from gantry.images.platforms import Wanted, matches, parse_one
 from gantry.images.registrar import Registrar
 from gantry.model.errors import InvalidParameter, NotFound
 from gantry.model.image import Image
@@ -45,7 +45,7 @@ class Saver:
 
     async def save(self, names: Sequence[str], *, platform: str) -> AsyncIterator[bytes]:
         """The archive's bytes. NotFound and the like come before the first of them."""
-        wanted = parse_platform(platform) if platform else None
+        wanted = parse_one(platform)
         images = self._select(names, wanted)
         digests = [
             digest

@@ -326,11 +326,11 @@ class FakeImages:
         self.note("images", filters=filters, **options)
         return self.rows
 
-    async def inspect(self, name: str) -> Any:
+    async def inspect(self, name: str, *, platform: str = "") -> Any:
         self.note("image", name=name)
         return msgspec.to_builtins(self.detail)
 
-    async def history(self, name: str) -> Sequence[Any]:
+    async def history(self, name: str, *, platform: str = "") -> Sequence[Any]:
         return []
 
     async def tag(self, source: str, repo: str, tag: str) -> None:
@@ -343,7 +343,9 @@ class FakeImages:
     async def prune(self, filters: Filters) -> Json:
         return {"ImagesDeleted": None, "SpaceReclaimed": 0}
 
-    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[Json]:
+    async def load(
+        self, body: AsyncIterator[bytes], *, quiet: bool, platform: str = ""
+    ) -> AsyncIterator[Json]:
         self.uploaded = b"".join([part async for part in body])
         self.note("load", quiet=quiet)
         async for message in _items(self.messages):

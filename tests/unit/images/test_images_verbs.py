@@ -26,6 +26,7 @@ from tests.support.imagebox import (
     docker_archive,
     layer,
     layout,
+    pieces,
 )
 
 from gantry.images.create import CommitRequest
@@ -145,6 +146,37 @@ def test_save_and_load_again(run: Callable[[Body], None]) -> None:
         assert again.manifest == first.manifest
         assert box.images.resolve("x:1").id == first.id
         assert "save" in box.events.actions
+
+    run(body)
+
+
+def test_platforms(run: Callable[[Body], None]) -> None:
+    """`docker image load --platform` and `save --platform`."""
+
+    async def body(box: ImageBox) -> None:
+        async def load(data: bytes, platform: str) -> list[Any]:
+            return await collect(box.images.load(pieces(data), quiet=True, platform=platform))
+
+        there = docker_archive([BASE], ["there:1"], architecture="s390x")
+        for data in (there, layout([BASE], name="docker.io/library/there:1", architecture="s390x")):
+            with pytest.raises(NotFound, match=r"linux/arm64.* not found"):
+                await load(data, "linux/arm64")
+            assert not box.images.catalog.images
+            assert await load(data, "linux/s390x") == [{"stream": "Loaded image: there:1\n"}]
+            with pytest.raises(InvalidParameter, match="no suitable export target"):
+                await anext(box.images.save(["there:1"], platform="linux/arm64"))
+            assert await anext(box.images.save(["there:1"], platform="linux/s390x"))
+            await box.images.remove("there:1", force=False, noprune=False)
+        with pytest.raises(InvalidParameter, match="multiple platforms not supported"):
+            await load(there, "linux/s390x,linux/arm64")
+        await load(there, "")
+        with pytest.raises(NotFound, match="does not match the specified platform"):
+            await box.images.inspect("there:1", platform="linux/arm64")
+        [row] = await box.images.list({}, everything=False, manifests=True)
+        assert not isinstance(row.manifests, msgspec.UnsetType)
+        [manifest] = row.manifests
+        assert manifest.image_data.platform == {"os": "linux", "architecture": "s390x"}
+        assert manifest.size.total == manifest.size.content + row.size
 
     run(body)
 

@@ -64,14 +64,14 @@ async def inspect(call: Call) -> Sendable:
         raise InvalidParameter(
             "conflicting options: manifests and platform options cannot both be set"
         )
-    image = await call.backends.images.inspect(call.name)
+    image = await call.backends.images.inspect(call.name, platform=platform)
     return call.json(versions.inspect(msgspec.to_builtins(image), call.version))
 
 
 async def history(call: Call) -> Sendable:
     """GET /images/{name}/history."""
-    _one_platform(call, 48)
-    return call.json(list(await call.backends.images.history(call.name)))
+    platform = _one_platform(call, 48)
+    return call.json(list(await call.backends.images.history(call.name, platform=platform)))
 
 
 async def tag(call: Call) -> Sendable:
@@ -134,8 +134,11 @@ async def push(call: Call) -> Sendable:
 
 async def load(call: Call) -> Sendable:
     """POST /images/load."""
-    _platform_of_archive(call)
-    source = call.backends.images.load(call.stream(), quiet=call.flag("quiet", default=True))
+    source = call.backends.images.load(
+        call.stream(),
+        quiet=call.flag("quiet", default=True),
+        platform=_platform_of_archive(call),
+    )
     return await call.progress(source, begun=True)
 
 
