@@ -108,10 +108,14 @@ class Rootfs:
         else:
             # Both arguments ".": the old root lands on top of the new one, and is taken
             # off again; no folder for it is needed (pivot_root(2), NOTES).
+            old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             syscalls.pivot_root(".", ".")
-            # Slave first: the umount must not travel to the host.
+            # Slave first: the umount must not travel to the host. The old root by its fd:
+            # "." would still be the new one, whose mounts may have to stay shared.
+            os.fchdir(old)
             syscalls.mount("", ".", None, api.MS_SLAVE | api.MS_REC)
             syscalls.umount2(".", api.MNT_DETACH)
+            os.close(old)
         os.chdir("/")
 
     def cover(self) -> None:
