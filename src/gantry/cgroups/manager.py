@@ -24,13 +24,15 @@ def plan(
     systemd: bool = False,
     annotations: Mapping[str, str] = EMPTY,
     hybrid: bool = False,
+    rootless: bool | None = None,
 ) -> Cgroup:
     """The cgroup for a new container; nothing is made yet.
 
     path: a spec's cgroupsPath: absolute, relative to the caller's own cgroup, or "" for
     one named after the container. systemd: as "slice:prefix:name", a unit of systemd's;
     annotations may then name properties of it ("org.systemd.property.NAME"). hybrid: on a
-    hybrid machine in the hierarchy of v2 as well, which has no controllers.
+    hybrid machine in the hierarchy of v2 as well, which has no controllers. rootless: a
+    cgroup that nobody asked for may be missing; None: if the caller is not the machine's root.
     """
     layout = detect()
     if systemd:
@@ -38,16 +40,29 @@ def plan(
 
         return SystemdCgroup.of_path(layout, path, container_id, resources, annotations)
     place = path or f"/{container_id}"
+    found: V1Cgroup | V2Cgroup
     if layout.pure:
         from gantry.cgroups.v2 import V2Cgroup
 
-        return V2Cgroup.of_path(layout, place)
-    return V1Cgroup.of_path(layout, place, resources, hybrid=hybrid)
+        found = V2Cgroup.of_path(layout, place)
+    else:
+        found = V1Cgroup.of_path(layout, place, resources, hybrid=hybrid)
+    if rootless is None:
+        rootless = procfs.outer_uid() != 0
+    if not rootless:
+        return found
+    from gantry.cgroups.rootless import RootlessCgroup
+
+    return RootlessCgroup(layout, found, explicit=bool(path))
 
 
 def reopen(paths: Mapping[str, str], systemd_unit: str = "") -> Cgroup:
     """The cgroup whose folders a state.json holds."""
     layout = detect()
+    if not paths:
+        from gantry.cgroups.rootless import RootlessCgroup
+
+        return RootlessCgroup(layout, None, explicit=False)
     inner: V1Cgroup | V2Cgroup
     if layout.pure:
         from gantry.cgroups.v2 import V2Cgroup
@@ -58,9 +73,8 @@ def reopen(paths: Mapping[str, str], systemd_unit: str = "") -> Cgroup:
     if not systemd_unit:
         return inner
     from gantry.cgroups.systemd import SystemdCgroup
-    from gantry.cgroups.systemd_manager import outer_uid
 
-    return SystemdCgroup(inner, systemd_unit, user=outer_uid() != 0)
+    return SystemdCgroup(inner, systemd_unit, user=procfs.outer_uid() != 0)
 
 
 def of_process(pid: int) -> Cgroup:

@@ -15,9 +15,10 @@ from gantry.cgroups import systemd_annotations, systemd_properties
 from gantry.cgroups.dbus import Variant
 from gantry.cgroups.layout import Layout
 from gantry.cgroups.stats import Stats
-from gantry.cgroups.systemd_manager import Manager, Property, outer_uid
+from gantry.cgroups.systemd_manager import Manager, Property
 from gantry.cgroups.v1 import V1Cgroup
 from gantry.cgroups.v2 import V2Cgroup
+from gantry.kernel.procfs import outer_uid
 from gantry.model.resources import Resources
 
 _NOWHERE: Mapping[str, str] = MappingProxyType({})

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from gantry.cgroups.dbus import Connection, DBusError, Value, Variant
-from gantry.kernel import procfs
+from gantry.kernel.procfs import outer_uid
 
 _SERVICE: Final = "org.freedesktop.systemd1"
 _MANAGER: Final = "org.freedesktop.systemd1.Manager"
@@ -23,20 +23,6 @@ PRIVATE: Final = "/run/systemd/private"
 SYSTEM_BUS: Final = "/run/dbus/system_bus_socket"
 
 Property = tuple[str, Variant]
-
-
-def outer_uid() -> int:
-    """This process's user as the machine counts: a user namespace's root is somebody."""
-    uid = os.geteuid()
-    try:
-        lines = procfs.read("/proc/self/uid_map").splitlines()
-    except OSError:
-        return uid
-    for line in lines:
-        inner, outer, count = (int(word) for word in line.split())
-        if inner <= uid < inner + count:
-            return outer + uid - inner
-    return uid
 
 
 def _socket_of(address: str) -> str:

@@ -118,6 +118,20 @@ def cgroups(pid: int | str = "self") -> dict[str, str]:
     return found
 
 
+def outer_uid() -> int:
+    """This process's user as the machine counts: a user namespace's root is somebody."""
+    uid = os.geteuid()
+    try:
+        lines = read("/proc/self/uid_map").splitlines()
+    except OSError:
+        return uid
+    for line in lines:
+        inner, outer, count = (int(word) for word in line.split())
+        if inner <= uid < inner + count:
+            return outer + uid - inner
+    return uid
+
+
 def status_field(pid: int | str, field: str) -> str:
     """One field of /proc/PID/status, "" when the kernel has none of that name."""
     for line in read(f"/proc/{pid}/status").splitlines():

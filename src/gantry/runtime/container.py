@@ -77,6 +77,7 @@ class Container:
         preserve_fds: int = 0,
         systemd_cgroup: bool = False,
         hybrid_cgroup: bool = False,
+        rootless: bool | None = None,
         start_now: bool = False,
         no_pivot: bool = False,
         keyring: bool = True,
@@ -111,6 +112,7 @@ class Container:
                 preserve_fds=preserve_fds,
                 systemd_cgroup=systemd_cgroup,
                 hybrid_cgroup=hybrid_cgroup,
+                rootless=rootless,
                 start_now=start_now,
                 no_pivot=no_pivot,
                 keyring=keyring,
@@ -307,7 +309,8 @@ class Container:
                 self._cgroup.freeze()
             except OSError:
                 pass
-        for pid in self.pids():
+        # Without a cgroup of its own there is only init to be known of.
+        for pid in self.pids() or [self.pid] * self.alive():
             try:
                 os.kill(pid, number)
             except ProcessLookupError:

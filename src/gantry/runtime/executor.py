@@ -23,6 +23,7 @@ from gantry.runtime import (
     security,
     spawn,
     state,
+    userns,
 )
 from gantry.runtime.errors import FAILED, RuntimeFailure, describe
 from gantry.runtime.finalize import enter_process, exec_failed, last_steps, place_stdio
@@ -60,6 +61,7 @@ def run(
         stdio=stdio,
         preserve_fds=preserve_fds,
         seccomp=program,
+        set_groups=not kept.user_namespace or userns.may_set_groups(kept.init_pid),
         keyring="" if kept.no_new_keyring else f"_ses.{kept.id}",
         plain_lines=plain_lines,
     )
@@ -81,13 +83,15 @@ def run(
         share = vfork.available and bool(entrances) and not waits
         if share:
             ours.send(handshake.GO)
+        entrant = _Entrant(thought, kept, pidfd, theirs, entrances, unwanted=ours.fd)
         try:
-            pid = spawn.start_in_pid_namespace(
-                _Entrant(thought, kept, pidfd, theirs, entrances, unwanted=ours.fd),
-                new=False,
-                fd=pidfd if has_pid else None,
-                share_memory=share,
-            )
+            if kept.user_namespace and os.geteuid() != 0:
+                entrant.joined = syscalls.CLONE_NEWUSER
+                pid = userns.fork_inside(entrant, pidfd, pid_namespace=has_pid)
+            else:
+                pid = spawn.start_in_pid_namespace(
+                    entrant, new=False, fd=pidfd if has_pid else None, share_memory=share
+                )
         finally:
             theirs.close()
         undo.callback(kill_and_reap, pid)
@@ -125,7 +129,10 @@ def _converse(channel: Channel, undo: ExitStack, kept: State, pid: int) -> int |
 
 
 class _Entrant:
-    """The child: as init, but everything is there already. A `spawn.Child`."""
+    """The child: as init, but everything is there already. A `spawn.Child`.
+
+    joined: CLONE_NEW* of what it is in from its birth, besides the pid namespace.
+    """
 
     def __init__(
         self,
@@ -144,6 +151,7 @@ class _Entrant:
         self._entrances = entrances
         self._unwanted = unwanted
         self._path = b""
+        self.joined = 0
 
     def prepare(self) -> Program | int:
         channel = self._channel
@@ -184,7 +192,7 @@ class _Entrant:
         elif not process.affinity[0]:
             schedule.reset_affinity()
         identity.set_limits(process.identity)
-        flags = kept.namespaces & ~syscalls.CLONE_NEWPID
+        flags = kept.namespaces & ~(syscalls.CLONE_NEWPID | self.joined)
         if flags:
             # One call: the kernel takes all of them or none.
             syscalls.setns(self._pidfd, flags)

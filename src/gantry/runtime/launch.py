@@ -87,6 +87,7 @@ def launch(
     verbose: bool = False,
     plain_lines: bool = False,
     hybrid_cgroup: bool = False,
+    rootless: bool | None = None,
 ) -> Launched:
     """Container.create, step by step; see there."""
     with ExitStack() as always, ExitStack() as undo:
@@ -102,7 +103,7 @@ def launch(
             namespace_fds=namespace_fds, stdio=stdio, preserve_fds=preserve_fds,
             systemd_cgroup=systemd_cgroup, fifo=fifo, no_pivot=no_pivot, keyring=keyring,
             seccomp_cache=seccomp_cache, logger=logger if verbose else None,
-            plain_lines=plain_lines, hybrid_cgroup=hybrid_cgroup,
+            plain_lines=plain_lines, hybrid_cgroup=hybrid_cgroup, rootless=rootless,
         )  # fmt: skip
         linux, kept = thought.linux, thought.kept
         _refuse_used(thought.cgroup)
@@ -120,7 +121,11 @@ def launch(
         console = _converse(
             ours, spec, kept, pid, linux, thought.plan, start_now=start_now, undo=undo
         )
-        kept = kept.replace(init_pid=pid, init_start_time=state.start_time_of(pid))
+        kept = kept.replace(
+            init_pid=pid,
+            init_start_time=state.start_time_of(pid),
+            cgroup_paths=thought.cgroup.paths(),  # a plain user may have got none
+        )
         state.save(folder, kept)
         undo.pop_all()
         pending: Pending | None = Pending(ours)
@@ -158,6 +163,7 @@ def think(
     logger: Logger | None = None,
     plain_lines: bool = False,
     hybrid_cgroup: bool = False,
+    rootless: bool | None = None,
 ) -> Thought:
     """Everything before the first thing that has to be undone. Opened fds are `always`'s.
     logger: hears what is of interest to somebody who debugs.
@@ -174,6 +180,7 @@ def think(
     cgroup = manager.plan(
         linux.cgroups_path, container_id, resources,
         systemd=systemd_cgroup, annotations=spec.annotations, hybrid=hybrid_cgroup,
+        rootless=rootless,
     )  # fmt: skip
     program = None
     if linux.seccomp is not None:

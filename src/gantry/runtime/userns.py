@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import NoReturn
 
 from gantry.kernel import mountapi as api
-from gantry.kernel import syscalls
+from gantry.kernel import procfs, syscalls
 from gantry.mounts import apply
 from gantry.oci import runtime_spec as oci
 from gantry.runtime import handshake, namespaces, security, spawn
@@ -197,3 +197,48 @@ def _write(pid: int, name: str, mappings: Sequence[oci.IDMapping]) -> None:
         raise OSError(error.errno, f"write {name}: {os.strerror(error.errno or 0).lower()}", path)
     finally:
         os.close(fd)
+
+
+def fork_inside(child: spawn.Child, pidfd: int, *, pid_namespace: bool) -> int:
+    """Fork `child` into the user namespace of `pidfd` (and its pid namespace); its pid.
+
+    For a plain user, who has no rights over the pid namespace before being in the user
+    namespace, which one cannot leave again: an intermediate goes there. The caller becomes
+    the child's parent, as above.
+    """
+    if not syscalls.is_subreaper():
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    told, tell = os.pipe2(os.O_CLOEXEC)
+
+    def middle() -> NoReturn:
+        code = 1
+        try:
+            with no_imports():
+                syscalls.setns(pidfd, syscalls.CLONE_NEWUSER)
+                if pid_namespace:
+                    syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
+                os.write(tell, str(spawn.fork(lambda: spawn.run(child))).encode())
+            code = 0
+        except OSError as error:
+            os.write(tell, b"!" + describe(error).encode())
+        finally:
+            os._exit(code)
+
+    between = spawn.fork(middle)
+    os.close(tell)
+    try:
+        answer = os.read(told, 4096).decode()
+    finally:
+        os.close(told)
+        os.waitpid(between, 0)
+    if not answer.isdigit():
+        raise RuntimeFailure(answer[1:] or "the process was killed before it was ready")
+    return int(answer)
+
+
+def may_set_groups(pid: int) -> bool:
+    """Whether setgroups(2) is allowed in the user namespace of a process."""
+    try:
+        return procfs.read(f"/proc/{pid}/setgroups").strip() != "deny"
+    except OSError:
+        return True

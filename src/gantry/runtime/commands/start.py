@@ -86,6 +86,7 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
         preserve_fds=preserve,
         systemd_cgroup=context.systemd_cgroup,
         hybrid_cgroup=True,
+        rootless={"true": True, "false": False}.get(context.rootless),
         start_now=start,
         no_pivot=arguments.flag("no-pivot"),
         keyring=not arguments.flag("no-new-keyring"),

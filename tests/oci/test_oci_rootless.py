@@ -1,0 +1,114 @@
+"""A plain user, with no right to anything but a user namespace: what works, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.oci.bundles import Bundle, Runtime
+
+import gantry
+
+USER = 54321
+_PLAIN = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
+
+
+def _works(*words: str) -> bool:
+    return subprocess.run([*_PLAIN, *words], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def python() -> list[str]:
+    """A Python that the user may execute, and how it finds gantry."""
+    if not _works("unshare", "--user", "--map-root-user", "true"):
+        pytest.skip("plain users may not make user namespaces here")
+    source = str(Path(gantry.__file__).parents[1])
+    for program in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin") or ""):
+        words = ["env", f"PYTHONPATH={source}", program]
+        version = "import sys; sys.exit(sys.version_info < (3, 11)); import gantry.runtime.main"
+        if program and _works(*words, "-c", version):
+            return words
+    pytest.skip("no Python that a plain user may execute")
+
+
+@pytest.fixture
+def plain(runtime: Runtime, python: list[str], bundle: Bundle) -> Runtime:
+    """The runtime as that user, with an example bundle of `spec --rootless`."""
+    runtime.root.chmod(0o755)
+    os.chown(runtime.root, USER, USER)
+    os.chown(bundle.folder, USER, USER)
+    if runtime.name == "gantry-runc":
+        runtime.command = [*_PLAIN, *python, "-m", "gantry.runtime.main"]
+    else:
+        runtime.command = [*_PLAIN, *runtime.command]
+    made = runtime("spec", "--rootless", "-b", str(bundle.folder))
+    assert made.code == 0, made.text
+    bundle.config = json.loads((bundle.folder / "config.json").read_text())
+    bundle.part("process")["terminal"] = False
+    return runtime
+
+
+def test_it_runs_as_its_own_root(plain: Runtime, bundle: Bundle) -> None:
+    script = "id -u; id -g; cat /proc/self/uid_map; hostname; exit 5"
+    done = plain.run(bundle.sh(script))
+    assert done.code == 5
+    assert done.out.split()[:5] == ["0", "0", "0", str(USER), "1"]
+
+
+def test_its_life(plain: Runtime, bundle: Bundle) -> None:
+    name = plain.detached(bundle.args("sleep", "1000"))
+    assert plain.state(name)["status"] == "running"
+    assert name in plain("list", "-q").out.split()
+    done = plain("exec", name, "sh", "-c", "id -u; echo $$; exit 4")
+    assert (done.code, done.out.split()[0]) == (4, "0")
+    assert int(done.out.split()[1]) > 1
+    assert plain("kill", name, "KILL").code == 0
+    plain.wait_status(name, "stopped")
+    assert plain("delete", name).code == 0
+    assert plain("state", name).code == 1
+
+
+def test_create_and_start(plain: Runtime, bundle: Bundle) -> None:
+    name = plain.create(bundle.args("sleep", "1000"))
+    assert plain.state(name)["status"] == "created"
+    assert plain("start", name).code == 0
+    assert plain.state(name)["status"] == "running"
+    assert plain("delete", "--force", name).code == 0
+
+
+def _limit(bundle: Bundle) -> None:
+    bundle.part("linux", "resources")["memory"] = {"limit": 64 << 20}
+
+
+def _path(bundle: Bundle) -> None:
+    bundle.part("linux")["cgroupsPath"] = f"/rootless{os.getpid()}"
+
+
+@pytest.mark.parametrize("change", [_limit, _path])
+def test_what_was_asked_for_has_to_be_there(
+    plain: Runtime, bundle: Bundle, change: Callable[[Bundle], None]
+) -> None:
+    change(bundle)
+    done = plain.run(bundle.args("true"))
+    assert done.code != 0
+    assert "cgroup" in done.err
+    assert plain("list", "-q").out == ""
+
+
+def test_without_a_cgroup(plain: Runtime, bundle: Bundle) -> None:
+    name = plain.detached(bundle.args("sleep", "1000"))
+    for words in (("pause", name), ("update", "--memory", "64m", name)):
+        done = plain(*words)
+        assert done.code == 1
+        assert "cgroup" in done.err
+
+
+def test_devices_are_the_hosts(plain: Runtime, bundle: Bundle) -> None:
+    done = plain.run(bundle.sh("echo x > /dev/null; head -c 3 /dev/zero | wc -c; ls /dev/full"))
+    assert done.out.split() == ["3", "/dev/full"]
