@@ -129,7 +129,7 @@ class Creator:
                         mount, writable=writable, copy=False, configured=False
                     )
         for mount in mountspec.asked_for(host):
-            found[mount.destination] = mount
+            found[mount.destination] = mountspec.with_propagation(mount, core.settings.data_root)
         for target in record.config.volumes or ():
             destination = mountspec.clean(target)
             if destination not in found:

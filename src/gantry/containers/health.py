@@ -45,7 +45,7 @@ class Health:
         )
 
     def restart(self, container: Container) -> None:
-        """At a start: what an earlier run came to says nothing about this one."""
+        """At a start, and when found running: what was before says nothing about now."""
         if probe_of(container) is not None:
             container.change(health=model.Health(status="starting"))
         self.begin(container)

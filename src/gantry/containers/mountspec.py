@@ -11,6 +11,8 @@ import os
 import posixpath
 from typing import Final
 
+from msgspec.structs import replace
+
 from gantry.containers.record import MountRecord
 from gantry.model.container import HostConfig, MountSpec, TmpfsOptions
 from gantry.model.errors import InvalidParameter
@@ -78,7 +80,7 @@ def parse_bind(raw: str, volume_driver: str) -> MountRecord:
         return MountRecord(
             kind="bind",
             source=clean(source),
-            propagation=propagation or "rprivate",
+            propagation=propagation,
             create=True,
             **common,  # type: ignore[arg-type]  # str and bool as the names say
         )
@@ -89,6 +91,25 @@ def parse_bind(raw: str, volume_driver: str) -> MountRecord:
         copy="nocopy" not in words,
         anonymous=not source,
         **common,  # type: ignore[arg-type]  # str and bool as the names say
+    )
+
+
+def with_propagation(mount: MountRecord, root: str) -> MountRecord:
+    """A bind's propagation where it names none, and whether it may have what it names.
+
+    A bind that shows the daemon's own folder must not hold on to what is mounted in it: a
+    container's private copy would keep it busy for ever (moby validateBindDaemonRoot)."""
+    if mount.kind != "bind":
+        return mount
+    related = mount.source.startswith(root) or root.startswith(mount.source)
+    if not mount.propagation:
+        return replace(mount, propagation="rslave" if related else "rprivate")
+    if not related or mount.propagation in ("rslave", "rshared"):
+        return mount
+    raise InvalidParameter(
+        'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount'
+        f' source is within the daemon root, daemon root: "{root}", bind mount source:'
+        f' "{mount.source}", propagation: "{mount.propagation}"'
     )
 
 
@@ -109,7 +130,7 @@ def parse_mount(spec: MountSpec) -> MountRecord:
             destination=target,
             source=clean(spec.source),
             writable=writable,
-            propagation=(bind.propagation if bind else "") or "rprivate",
+            propagation=bind.propagation if bind else "",
             non_recursive=bool(bind and bind.non_recursive),
             create=bool(bind and bind.create_mountpoint),
             read_only=read_only,

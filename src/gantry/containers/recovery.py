@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -44,6 +45,7 @@ class Recovery:
         self._starter = starter
         self._exits = exits
         self._remover = remover
+        self.on_found: Callable[[Container], None] = lambda container: None
 
     def load(self) -> None:
         """Read the records. One that cannot be read is left out, with a line in the log."""
@@ -136,6 +138,7 @@ class Recovery:
             await self._exits.ended(container, task, state.exit)
         else:
             self._exits.watch(container, task)
+            self.on_found(container)
 
     async def _network(self, container: Container, pid: int) -> Sandbox | None:
         core = self._core

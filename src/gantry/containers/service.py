@@ -56,6 +56,7 @@ class Containers:
         self._stopper = stopper
         self._exits = exits
         self.recovery = Recovery(core, starter, exits, remover)
+        self.recovery.on_found = self._health.restart
         starter.on_start = self._started
         starter.on_failure = exits.failed
         exits.on_end = self._health.stop

@@ -226,7 +226,7 @@ class Engine:
         undo.push_async_callback(app.aclose)
         listeners: Listeners = await serve(
             app,
-            options.words("hosts") or (DEFAULT_HOST,),
+            tuple(dict.fromkeys(options.words("hosts"))) or (DEFAULT_HOST,),
             group=options.text("group"),
             tls=server_context(options),
         )

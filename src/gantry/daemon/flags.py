@@ -122,6 +122,8 @@ def _take(given: dict[str, Value], option: Option, text: str, name: str) -> None
             found.append(_pool(text) if option.key == "default-address-pools" else text)
         case "map":
             key, equals, value = text.partition("=")
+            if option.key == "features" and key and not equals:
+                value = equals = "true"
             if not equals or not key:
                 raise InvalidParameter(
                     f'invalid argument "{text}" for "{name}" flag: not NAME=VALUE'

@@ -197,7 +197,7 @@ class System:
                 if isinstance(pool, dict)
             ],
             "CDISpecDirs": _cdi_folders(options),
-            "Warnings": _warnings(controllers),
+            "Warnings": [*_exposed(options), *_warnings(controllers)] or None,
         }
 
     def events(self, *, since: str, until: str, filters: Filters) -> AsyncIterator[Json]:
@@ -267,8 +267,31 @@ def _is_on(path: str) -> bool:
         return False
 
 
-def _warnings(controllers: set[str]) -> list[str] | None:
-    missing = [
+def _exposed(options: Options) -> list[str]:
+    """What moby says of an API that everybody on the network may use (daemon/info.go)."""
+    found = []
+    for host in options.words("hosts"):
+        kind, _, address = host.rpartition("://")
+        if (kind or ("unix" if host.startswith("/") else "tcp")) != "tcp":
+            continue
+        if options.flag("tlsverify"):
+            continue
+        secured = options.flag("tls")
+        what = "without TLS client verification" if secured else "without encryption"
+        found.append(
+            f"[DEPRECATION NOTICE]: API is accessible on http{'s' if secured else ''}://{address}"
+            f" {what}.\n         Access to the remote API is equivalent to root access on the host."
+            " Refer\n         to the 'Docker daemon attack surface' section in the documentation"
+            " for\n         more information:"
+            " https://docs.docker.com/go/attack-surface/\nIn future versions this will be a hard"
+            " failure preventing the daemon from starting! Learn more at:"
+            " https://docs.docker.com/go/api-security/"
+        )
+    return found
+
+
+def _warnings(controllers: set[str]) -> list[str]:
+    return [
         f"WARNING: No {name} support"
         for controller, name in (
             ("memory", "memory limit"),
@@ -278,4 +301,3 @@ def _warnings(controllers: set[str]) -> list[str] | None:
         )
         if controller not in controllers
     ]
-    return missing or None

@@ -305,6 +305,7 @@ def test_where_layers_lie() -> None:
 )
 def test_binds(raw: str, expected: MountRecord) -> None:
     parsed = mountspec.parse_bind(raw, "")
+    parsed = mountspec.with_propagation(parsed, "/data-root")
     assert replace(parsed, create=False) == expected
 
 
@@ -368,3 +369,25 @@ def test_tmpfs_and_duplicates() -> None:
         mountspec.asked_for(HostConfig(binds=["/a:/c"], tmpfs={"/c/": ""}))
     with pytest.raises(InvalidParameter, match="invalid tmpfs option"):
         mountspec.parse_tmpfs("/t", "nonsense=1")
+
+
+@pytest.mark.parametrize(
+    ("bind", "propagation"),
+    [
+        ("/data:/c", "rprivate"),
+        ("/data/root:/c", "rslave"),
+        ("/data/root/containers:/c", "rslave"),
+        ("/:/c", "rslave"),
+        ("/data/root/x:/c:rshared", "rshared"),
+        ("/data/root/x:/c:private", ""),
+    ],
+)
+def test_binds_of_the_daemons_own_folder(bind: str, propagation: str) -> None:
+    parsed = mountspec.parse_bind(bind, "")
+    if propagation:
+        related = bind != "/data:/c"
+        root = "/data/root" if related else "/other"
+        assert mountspec.with_propagation(parsed, root).propagation == propagation
+    else:
+        with pytest.raises(InvalidParameter, match="within the daemon root"):
+            mountspec.with_propagation(parsed, "/data/root")
