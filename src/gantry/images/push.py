@@ -47,6 +47,8 @@ class Pusher:
         self.sources: dict[str, list[str]] = {}
         """Blob → repositories that are known to have it, the last known first."""
         self.retry_delay = 1.0
+        self._limit = client.settings.max_uploads
+        self._slots = asyncio.Semaphore(self._limit)
 
     def learn(self, sources: tuple[BlobSource, ...]) -> None:
         for source in sources:
@@ -85,7 +87,7 @@ class Pusher:
         try:
             say(messages.status(f"The push refers to repository [{reference.name}]"))
             chosen = self._choose(reference)
-            slots = asyncio.Semaphore(self._client.settings.max_uploads)
+            slots = self._places()
 
             async def action(remote: Remote) -> None:
                 for one, image in chosen:
@@ -98,6 +100,13 @@ class Pusher:
             return error
         self._registrar.push_event(reference)
         return None
+
+    def _places(self) -> asyncio.Semaphore:
+        """For the blobs of all pushes together, as many as the settings say now."""
+        limit = self._client.settings.max_uploads
+        if limit != self._limit:
+            self._limit, self._slots = limit, asyncio.Semaphore(limit)
+        return self._slots
 
     def _choose(self, reference: Reference) -> list[tuple[Reference, Image]]:
         names = self._catalog.names_in(reference.name)

@@ -266,12 +266,10 @@ class _Fetch:
 
     async def _range(self, span: Span, *, whole: bool) -> None:
         """whole: nothing else is under way, so what comes can be hashed as it comes."""
-        urls = self._transfer.descriptor.urls or [""]
         async with self._remote.blob(
             self._transfer.descriptor.digest,
             span.position,
             span.end if span.end < self._size else None,
-            url=urls[0],
         ) as found:
             if found.total >= 0 and found.total != self._size:
                 raise InvalidParameter(
