@@ -138,7 +138,7 @@ def beneath(folder: str, path: str) -> str:
     """A cgroup inside another. OSError ENOENT or EINVAL: not there, or not inside."""
     found = os.path.normpath(f"{folder}/{path.lstrip('/')}")
     if found != folder and not found.startswith(folder + "/"):
-        raise OSError(errno.EINVAL, f"bad sub cgroup path: {path}")
+        raise OSError(errno.EINVAL, f"bad sub cgroup path: {path} is not a sub cgroup path")
     if not os.path.isdir(found):
         raise OSError(
             errno.ENOENT,

@@ -23,13 +23,18 @@ _OUTPUT_MAX: Final = 4096
 def run(kind: str, hooks: Sequence[Hook], state: bytes, env: Sequence[str] | None = None) -> None:
     """Run hooks in order with `state` (the container's state as JSON) on their stdin.
 
-    env: the environment for hooks that say nothing of it. Raises RuntimeFailure at the
+    env: the environment for hooks that say nothing of it; None is the caller's own. Raises RuntimeFailure at the
     first that fails, cannot be run, or takes longer than its timeout (it is killed).
     """
     for index, hook in enumerate(hooks):
         failure = _run_one(hook, state, env)
         if failure is not None:
             raise RuntimeFailure(f"error running {kind} hook #{index}: {failure}")
+
+
+def inherited() -> list[str]:
+    """This process's environment."""
+    return [f"{name}={value}" for name, value in os.environ.items()]
 
 
 def run_all(kind: str, hooks: Sequence[Hook], state: bytes) -> list[str]:
@@ -45,7 +50,7 @@ def run_all(kind: str, hooks: Sequence[Hook], state: bytes) -> list[str]:
 def _run_one(hook: Hook, state: bytes, env: Sequence[str] | None) -> str | None:
     """None when all went well, otherwise what went wrong."""
     argv = [os.fsencode(word) for word in (hook.args or (hook.path,))]
-    words = hook.env if "env" in hook.__dict__ or env is None else env
+    words = hook.env if "env" in hook.__dict__ else inherited() if env is None else env
     environment = [os.fsencode(word) for word in words]
     stdin_r, stdin_w = os.pipe2(os.O_CLOEXEC)
     out_r, out_w = os.pipe2(os.O_CLOEXEC)

@@ -181,7 +181,7 @@ class Init:
         if plan.hooks.create_container:
             # In runc such a hook finds itself in the root; hooks rely on it.
             os.fchdir(rootfs.root)
-            hooks.run("createContainer", plan.hooks.create_container, plan.state)
+            hooks.run("createContainer", plan.hooks.create_container, plan.state, ())
         rootfs.ensure_cwd()
         if plan.process.terminal:
             self._open_terminal()

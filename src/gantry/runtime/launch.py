@@ -464,5 +464,8 @@ def _converse(
 def _host_hooks(spec: oci.Spec, kept: State, pid: int) -> None:
     assert spec.hooks is not None
     document = json.dumps(state.oci_state(kept, "creating", pid)).encode()
-    hooks.run("prestart", spec.hooks.prestart, document)
-    hooks.run("createRuntime", spec.hooks.create_runtime, document)
+    try:
+        hooks.run("prestart", spec.hooks.prestart, document)
+        hooks.run("createRuntime", spec.hooks.create_runtime, document)
+    except RuntimeFailure as error:
+        raise RuntimeFailure(f"{UNABLE}error during container init: {error}")

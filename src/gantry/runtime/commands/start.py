@@ -56,7 +56,7 @@ def run(context: Context, arguments: Arguments) -> int:
         return foreground.attend(container.pid, container.console)
     finally:
         if not arguments.flag("keep"):
-            container.delete(force=True)
+            container.delete(force=True, logger=context.log.write)
 
 
 def start(context: Context, arguments: Arguments) -> int:
