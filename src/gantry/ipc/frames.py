@@ -16,7 +16,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _PREFIX = struct.Struct("!IIH")
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -31,8 +31,7 @@ class ProtocolError(Exception):
     """The peer sent what is no frame; the connection is of no further use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One frame. Whoever gets it owns the fds."""
 
     head: Mapping[str, object]

@@ -6,11 +6,10 @@ them across process boundaries. Standard library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One mount(8)-like instruction.
 
     type: file system type as mount(2) takes it ("overlay", "bind", "btrfs", "tmpfs").

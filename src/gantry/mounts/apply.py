@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from gantry.kernel import mountapi as api
 from gantry.kernel import syscalls
+from gantry.model.mount import Mount
 from gantry.mounts import detached, resolve
 from gantry.mounts.options import parse
-
-if TYPE_CHECKING:  # the class is a dataclass: importing those costs more than a mount
-    from gantry.model.mount import Mount
 
 
 def apply(mounts: Sequence[Mount], rootfs: str) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gantry.model.errors import StartFailed
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.shim.pipes import ChildFds
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A process, a child of this one. console: its terminal's other side, owned by the caller."""
 
     pid: int

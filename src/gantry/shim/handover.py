@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import marshal
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gantry.model.task import LogSpec, StdioSpec, TaskSpec
 from gantry.shim.pipes import OurFds
@@ -21,8 +21,7 @@ from gantry.shim.pipes import OurFds
 PREFIX = struct.Struct("!IBI")
 
 
-@dataclass(frozen=True, slots=True)
-class Handover:
+class Handover(NamedTuple):
     """A running container. The receiver owns the fds.
 
     attachments: for each client its socket and (stdin, stdout, stderr). oom_files: where

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
 
 from gantry.ipc.frames import close_all
 from gantry.model.task import StdioSpec
@@ -13,26 +12,32 @@ _PIPE_SIZE = 1 << 18
 _SETPIPE = 1031  # fcntl.F_SETPIPE_SZ; not in Python 3.11's module on every build
 
 
-@dataclass(slots=True)
 class ChildFds:
     """The process's ends: all three -1 for a terminal, which the runtime makes."""
 
-    stdin: int = -1
-    stdout: int = -1
-    stderr: int = -1
+    __slots__ = ("stderr", "stdin", "stdout")
+
+    def __init__(self, stdin: int = -1, stdout: int = -1, stderr: int = -1) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
 
     def fds(self) -> list[int]:
         return [fd for fd in (self.stdin, self.stdout, self.stderr) if fd >= 0]
 
 
-@dataclass(slots=True)
 class OurFds:
     """The other ends, all non-blocking; console: the terminal's, else -1."""
 
-    stdin: int = -1
-    stdout: int = -1
-    stderr: int = -1
-    console: int = -1
+    __slots__ = ("console", "stderr", "stdin", "stdout")
+
+    def __init__(
+        self, stdin: int = -1, stdout: int = -1, stderr: int = -1, console: int = -1
+    ) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.console = console
 
     def fds(self) -> list[int]:
         return [fd for fd in (self.stdin, self.stdout, self.stderr, self.console) if fd >= 0]

@@ -15,7 +15,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from gantry.ipc import wire
 from gantry.ipc.channel import Channel, peer_credentials
@@ -38,15 +37,17 @@ DRAIN_SECONDS = 2.0
 FOLDER_SECONDS = 2.0
 
 
-@dataclass(slots=True)
 class Running:
     """A process of the container: init ("") or exec'ed. exit is set when it was reaped."""
 
-    name: str
-    pid: int
-    io: ProcessIO
-    exit: ExitStatus | None = None
-    published: bool = False
+    __slots__ = ("exit", "io", "name", "pid", "published")
+
+    def __init__(self, name: str, pid: int, io: ProcessIO) -> None:
+        self.name = name
+        self.pid = pid
+        self.io = io
+        self.exit: ExitStatus | None = None
+        self.published = False
 
 
 class Shim:

@@ -41,7 +41,7 @@ def main(control_fd: int, shim_fd: int) -> None:
         if message.text("op") == "clean":
             control.send({**answer, "last_words": clean(Folder(message.text("bundle")))})
         else:
-            _start(control, shim, message, answer)
+            start(control, shim, message, answer)
     except (GantryError, OSError, ProtocolError, RuntimeFailed) as error:
         try:
             control.send({**answer, "error": wire.error_to_wire(error)})
@@ -49,7 +49,11 @@ def main(control_fd: int, shim_fd: int) -> None:
             pass  # nobody is there to hear of it
 
 
-def _start(control: Channel, shim: socket.socket, message: Message, answer: wire.Head) -> None:
+def start(control: Channel, shim: socket.socket, message: Message, answer: wire.Head) -> None:
+    """Make the container that the message describes, hand it over, and answer.
+
+    Raises what `main` answers with; nothing is left behind then.
+    """
     spec = wire.task_from_wire(message)
     folder = Folder(message.text("bundle"))
     wants = wire.attachments_from_wire(message.head.get("attachments", []))
@@ -59,6 +63,7 @@ def _start(control: Channel, shim: socket.socket, message: Message, answer: wire
         listener = folder.listen()
         pairs = [socket.socketpair() for _ in wants]
         child, ours = pipes.make(spec.stdio)
+        undo.callback(_close, child, ours)
         netns = message.fds[0] if message.fds else None
         try:
             pid, own_pids = _create(spec, folder, netns, child, ours)
@@ -86,6 +91,11 @@ def _start(control: Channel, shim: socket.socket, message: Message, answer: wire
         control.send(answer, b"", [theirs.fileno() for _, theirs in pairs])
     except OSError:
         pass  # the daemon died meanwhile: the next one finds the container
+
+
+def _close(child: pipes.ChildFds, ours: pipes.OurFds) -> None:
+    close_all(child.fds())
+    close_all(ours.fds())
 
 
 def _create(

@@ -12,7 +12,6 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -189,7 +188,7 @@ class TasksContract:
 
     def test_stdin_once_ends_with_the_client(self, world: World) -> None:
         async def body(tasks: Tasks) -> None:
-            spec = replace(world.spec("cat"), stdio=PIPE)
+            spec = world.spec("cat")._replace(stdio=PIPE)
             task, (stream,) = await tasks.start(spec, None, [ALL])
             await stream.write(b"some ")
             await stream.write(b"input\n")
@@ -202,7 +201,7 @@ class TasksContract:
 
     def test_stdin_that_is_kept_open_serves_one_client_after_the_other(self, world: World) -> None:
         async def body(tasks: Tasks) -> None:
-            spec = replace(world.spec("cat"), stdio=StdioSpec(open_stdin=True))
+            spec = world.spec("cat")._replace(stdio=StdioSpec(open_stdin=True))
             async with running(tasks, spec) as task:
                 for word in (b"one\n", b"two\n"):
                     stream = await task.attach(stdin=True, stdout=True, stderr=True)
@@ -214,7 +213,7 @@ class TasksContract:
 
     def test_a_later_client_gets_what_comes_later(self, world: World) -> None:
         async def body(tasks: Tasks) -> None:
-            spec = replace(world.spec("sh", "-c", "echo first;read x;echo second"), stdio=PIPE)
+            spec = world.spec("sh", "-c", "echo first;read x;echo second")._replace(stdio=PIPE)
             task, (stream,) = await tasks.start(spec, None, [ALL])
             await read_until(stream, b"first\n")
             late = await task.attach(stdin=False, stdout=True, stderr=True)
@@ -230,13 +229,11 @@ class TasksContract:
 
     def test_a_terminal_is_raw(self, world: World) -> None:
         async def body(tasks: Tasks) -> None:
-            spec = replace(
-                world.spec("sh", "-c", "echo hi;sleep 1000"),
-                stdio=StdioSpec(terminal=True, open_stdin=True, rows=24, columns=80),
-            )
+            stdio = StdioSpec(terminal=True, open_stdin=True, rows=24, columns=80)
+            spec = world.spec("sh", "-c", "echo hi;sleep 1000")._replace(stdio=stdio)
             config = json.loads(spec.spec)
             config["process"]["terminal"] = True
-            spec = replace(spec, spec=json.dumps(config).encode())
+            spec = spec._replace(spec=json.dumps(config).encode())
             async with running(tasks, spec) as task:
                 stream = await task.attach(stdin=True, stdout=True, stderr=True)
                 await task.resize(40, 100)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def changed(spec: TaskSpec, **linux: object) -> TaskSpec:
     """With other members of config.json's linux."""
     config = json.loads(spec.spec)
     config["linux"] |= linux
-    return replace(spec, spec=json.dumps(config).encode())
+    return spec._replace(spec=json.dumps(config).encode())
 
 
 async def ended(tasks: ShimTasks, spec: TaskSpec) -> ExitStatus:
@@ -113,8 +112,7 @@ def test_the_root_is_mounted_for_the_container_alone(world: ShimWorld, tmp_path:
         spec = world.spec("sh", "-c", "echo made > /tmp/made; cat")
         config = json.loads(spec.spec)
         config["root"]["path"] = str(mounted)
-        spec = replace(
-            spec,
+        spec = spec._replace(
             spec=json.dumps(config).encode(),
             rootfs=(Mount("overlay", "overlay", options),),
             stdio=StdioSpec(open_stdin=True),
@@ -168,7 +166,7 @@ def test_an_exec_that_leaves_a_child_with_its_output_ends(own: ShimWorld) -> Non
 def test_half_a_million_lines(own: ShimWorld, driver: str) -> None:
     async def body(tasks: ShimTasks) -> None:
         spec = own.spec("seq", "500000")
-        spec = replace(spec, log=replace(spec.log, driver=driver))
+        spec = spec._replace(log=spec.log._replace(driver=driver))
         assert (await ended(tasks, spec)).code == 0
         query = LogQuery(raw=True)
         got = b"".join([piece async for piece in LogReader(spec.log.path, driver).read(query)])
@@ -194,8 +192,8 @@ def test_output_is_not_held_up_by_a_client_that_does_not_read(own: ShimWorld) ->
 def test_rotation_with_compression(own: ShimWorld) -> None:
     async def body(tasks: ShimTasks) -> None:
         spec = own.spec("sh", "-c", "for i in 1 2 3 4 5; do seq 3000; sleep 0.05; done")
-        log = replace(spec.log, max_size=300_000, max_file=20, compress=True)
-        assert (await ended(tasks, replace(spec, log=log))).code == 0
+        log = spec.log._replace(max_size=300_000, max_file=20, compress=True)
+        assert (await ended(tasks, spec._replace(log=log))).code == 0
         while list(own.logs.glob("*.tmp")):
             await asyncio.sleep(0.01)  # compression goes on after the container's end
         assert list(own.logs.glob("*.gz"))
@@ -210,7 +208,7 @@ def test_a_terminal_has_its_size_from_the_start_and_changes(world: ShimWorld) ->
         spec = world.spec("sh", "-c", "stty size; read x; stty size")
         config = json.loads(spec.spec)
         config["process"]["terminal"] = True
-        spec = replace(spec, spec=json.dumps(config).encode(), stdio=stdio)
+        spec = spec._replace(spec=json.dumps(config).encode(), stdio=stdio)
         task, (stream,) = await tasks.start(spec, None, [(True, True, True)])
         assert b"24 80" in await read_until(stream, b"\n")
         await task.resize(40, 132)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 
 import pytest
 from tests.integration.shim.shim_world import ShimWorld, cgroup_folders, cgroup_pids
@@ -45,9 +44,8 @@ from gantry.tasks.driver import ShimTasks
 
 async def main():
     asked = json.loads(sys.argv[1])
-    log, stdio = LogSpec(**asked.pop("log")), StdioSpec(**asked.pop("stdio"))
-    asked.pop("rootfs")
-    spec = TaskSpec(**{**asked, "spec": asked["spec"].encode()}, rootfs=(), log=log, stdio=stdio)
+    asked["log"], asked["stdio"] = LogSpec(*asked["log"]), StdioSpec(*asked["stdio"])
+    spec = TaskSpec(**{**asked, "spec": asked["spec"].encode(), "rootfs": ()})
     tasks = ShimTasks(Path(sys.argv[2]))
     await tasks.warm()
     print("warm", flush=True)
@@ -68,7 +66,9 @@ class Daemon:
     """A daemon in a process of its own."""
 
     def __init__(self, world: ShimWorld, spec: TaskSpec, *args: str) -> None:
-        asked = json.dumps({**asdict(spec), "spec": spec.spec.decode()})
+        asked = json.dumps(
+            {**spec._asdict(), "spec": spec.spec.decode(), "log": [*spec.log[:-1], {}]}
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-c", DAEMON, asked, str(world.exec_root), *args],
             stdin=subprocess.PIPE,
@@ -129,10 +129,7 @@ def test_a_container_outlives_the_daemon_and_is_found_again(own: ShimWorld) -> N
 
 
 def test_streams_and_execs_work_again_after_the_daemon(own: ShimWorld) -> None:
-    spec = TaskSpec(**{
-        **{name: getattr(own.spec("cat"), name) for name in TaskSpec.__slots__},
-        "stdio": StdioSpec(open_stdin=True),
-    })  # fmt: skip
+    spec = own.spec("cat")._replace(stdio=StdioSpec(open_stdin=True))
     daemon = Daemon(own, spec)
     daemon.go()
     daemon.expect("started")

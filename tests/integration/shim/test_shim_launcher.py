@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 PACKAGES = ("cgroups", "ipc", "kernel", "model", "mounts", "runtime", "shim")
 SINGLE = ("gantry", "gantry.oci", "gantry.oci.codec", "gantry.oci.runtime_spec")
-HEAVY = {"asyncio", "logging", "subprocess", "threading", "email", "http", "ssl"}
+HEAVY = {"dataclasses", "asyncio", "logging", "subprocess", "threading", "email", "http", "ssl"}
 
 
 def run(world: ShimWorld, body: object) -> None:

@@ -310,10 +310,10 @@ def test_update_and_prune(tmp_path: Path) -> None:
 def test_the_next_daemon_finds_everything(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         running = await world.run("sleep", "1000", name="running")
-        ended = await world.run("sh", "-c", "sleep 0.05; exit 7", name="ended")
-        gone = await world.run("sleep", "0.05", host=HostConfig(auto_remove=True))
+        ended = await world.run("sh", "-c", "sleep 0.5; exit 7", name="ended")
+        gone = await world.run("sleep", "0.5", host=HostConfig(auto_remove=True))
         always = HostConfig(restart_policy=RestartPolicy(name="always"))
-        again = await world.run("sh", "-c", "sleep 0.05; exit 2", host=always)
+        again = await world.run("sh", "-c", "sleep 0.5; exit 2", host=always)
         await world.create("true", name="waiting")
         stopped = await world.run("sleep", "1000", name="stopped", host=always)
         await world.containers.stop("stopped", signal=None, timeout=1)

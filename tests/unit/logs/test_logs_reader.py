@@ -30,7 +30,7 @@ def writer(
     path: Path, driver: str, *, clock: Callable[[], int] | None = None, **options: object
 ) -> LineLog:
     spec = LogSpec(driver, str(path))
-    spec = replace(spec, **options)  # type: ignore[arg-type]  # test shorthand
+    spec = spec._replace(**options)  # type: ignore[arg-type]  # test shorthand
     kind = LocalLog if driver == "local" else JsonFileLog
     return kind(spec, now_ns=clock or (lambda: START))
 
