@@ -40,6 +40,11 @@ def markdown(results: list[Result], about: str) -> str:
     ]
     for one in results:
         unit = one.row.unit
+        if one.row.limit is not None:
+            lines.append(
+                f"| {one.row.name} | | {number(one.ours)} {unit} | | at most {one.row.limit:g} |"
+            )
+            continue
         lines.append(
             f"| {one.row.name} | {number(one.theirs)} {unit} | {number(one.ours)} {unit} "
             f"| **{one.ratio:.1f}×** | {one.row.goal:g}× |"
@@ -50,6 +55,7 @@ def markdown(results: list[Result], about: str) -> str:
 
 def svg(results: list[Result]) -> str:
     """Return a bar chart of the ratios on a logarithmic scale, each with its goal as a mark."""
+    results = [one for one in results if one.row.limit is None]
     left, width, step, top = 330, 420, 34, 64
     most = max([one.ratio for one in results] + [one.row.goal for one in results] + [2.0])
     doublings = math.ceil(math.log2(most))

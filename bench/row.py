@@ -25,6 +25,8 @@ class Row:
     rounds: int = 5
     fresh: bool = False
     """Whether each measurement wants an engine that has done nothing before."""
+    limit: float | None = None
+    """What is measured of our engine alone, and must be at most this."""
 
     def ratio(self, ours: float, theirs: float) -> float:
         """Return how many times better than `theirs` our value is."""

@@ -11,7 +11,7 @@ case ${1:-test} in
     wanted="$common docker.io iptables runc util-linux procps openssl"
     welcome="crun skopeo strace podman docker-registry criu fuse-overlayfs dmsetup"
     ;;
-  bench) wanted="$common docker.io iptables" ;;
+  bench) wanted="$common docker.io iptables iperf3 dnsperf" ;;
   cgroup2) wanted="$common docker.io iptables user-mode-linux" ;;
   *) echo "packages: unknown purpose: $1" >&2; exit 2 ;;
 esac

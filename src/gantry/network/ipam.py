@@ -102,15 +102,11 @@ class AddressPool:
         return max(0, self._high - self._low + 1 - self._in_range)
 
     def allocate(self) -> str:
-        """The next free address. NoAddresses when there is none."""
+        """The lowest free address, as Docker. NoAddresses when there is none."""
         if not self.available:
             raise NoAddresses("no available addresses on this pool")
-        value = self._next
-        while True:
-            if value > self._high:
-                value = self._low
-            if value not in self._used:
-                break
+        value = self._next  # below it, all are used
+        while value in self._used:
             value += 1
         self._used.add(value)
         self._in_range += 1
@@ -132,7 +128,9 @@ class AddressPool:
         value = int(ip_address(address))
         if value in self._used:
             self._used.remove(value)
-            self._in_range -= self._low <= value <= self._high
+            if self._low <= value <= self._high:
+                self._in_range -= 1
+                self._next = min(self._next, value)
 
 
 class DefaultIpam:
