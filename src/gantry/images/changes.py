@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gantry.model.errors import InvalidParameter
@@ -76,7 +76,7 @@ def _command(text: str, config: Config) -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Words as the Dockerfile parser splits them: quotes and backslashes stay for `unquote`."""
+    """Words as the Dockerfile parser splits them: quotes and backslashes stay for `expand`."""
     words: list[str] = []
     word = ""
     quote = ""
@@ -103,33 +103,85 @@ def split_words(text: str) -> list[str]:
     return [*words, word] if word else words
 
 
-def unquote(text: str) -> str:
-    out = ""
-    quote = ""
-    i = 0
-    while i < len(text):
-        c = text[i]
-        if c == "\\" and quote != "'" and i + 1 < len(text):
-            out += text[i + 1] if not quote or text[i + 1] in '"\\$' else text[i : i + 2]
-            i += 2
-            continue
-        if quote and c == quote:
-            quote = ""
-        elif not quote and c in "'\"":
-            quote = c
-        else:
-            out += c
-        i += 1
-    return out
+class _Word:
+    """One word of an instruction: quotes taken off, variables put in (moby `shlex`)."""
+
+    def __init__(self, text: str, env: Mapping[str, str]) -> None:
+        self._text = text
+        self._env = env
+        self._at = 0
+
+    def read(self, stop: str = "") -> str:
+        """Up to `stop` outside of quotes, or the end."""
+        out = ""
+        quote = ""
+        while self._at < len(self._text):
+            c = self._text[self._at]
+            after = self._text[self._at + 1 : self._at + 2]
+            if c == stop and not quote:
+                break
+            self._at += 1
+            if c == "\\" and quote != "'" and after:
+                self._at += 1
+                out += after if not quote or after in '"\\$' else c + after
+            elif c == "$" and quote != "'":
+                out += self._variable()
+            elif quote and c == quote:
+                quote = ""
+            elif not quote and c in "'\"":
+                quote = c
+            else:
+                out += c
+        return out
+
+    def _variable(self) -> str:
+        """What comes behind a dollar sign."""
+        if self._text[self._at : self._at + 1] != "{":
+            name = self._name()
+            return self._env.get(name, "") if name else "$"
+        self._at += 1
+        name = self._name()
+        value = self._env.get(name)
+        operator = _OPERATOR.match(self._text, self._at)
+        if not name or operator is None:
+            raise InvalidParameter("unsupported modifier in substitution")
+        self._at = operator.end()
+        if operator[0] == "}":
+            return value or ""
+        other = self.read("}")
+        if self._at >= len(self._text):
+            raise InvalidParameter("syntax error: missing '}'")
+        self._at += 1
+        there = value is not None and (value != "" or ":" not in operator[0])
+        if operator[0].endswith("+"):
+            return other if there else ""
+        if operator[0].endswith("?") and not there:
+            raise InvalidParameter(f"{name}: {other or 'is not allowed to be unset'}")
+        return value or "" if there else other
+
+    def _name(self) -> str:
+        found = _NAME.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found[0] if found else ""
 
 
-def _pairs(keyword: str, text: str) -> list[tuple[str, str]]:
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[@*#]")
+_OPERATOR: Final = re.compile(r"\}|:?[-+?]")
+
+
+def expand(text: str, config: Config) -> str:
+    """A word without quotes, with the values of the config's environment."""
+    pairs = (item.partition("=") for item in config.get("Env") or ())
+    return _Word(text, {key: value for key, _, value in pairs}).read()
+
+
+def _pairs(keyword: str, text: str, config: Config) -> list[tuple[str, str]]:
     words = split_words(text)
     if "=" not in words[0]:
         key, _, value = text.partition(" ")
         if not value:
             raise InvalidParameter(f"{keyword} must have two arguments")
-        return [(key, unquote(value.strip()))]
+        return [(key, expand(value.strip(), config))]
     pairs: list[tuple[str, str]] = []
     for word in words:
         key, equals, value = word.partition("=")
@@ -139,7 +191,7 @@ def _pairs(keyword: str, text: str) -> list[tuple[str, str]]:
             )
         if not key:
             raise InvalidParameter(f"{keyword} names can not be blank")
-        pairs.append((unquote(key), unquote(value)))
+        pairs.append((expand(key, config), expand(value, config)))
     return pairs
 
 
@@ -158,14 +210,14 @@ def _entrypoint(config: Config, text: str) -> None:
 
 def _env(config: Config, text: str) -> None:
     env: list[str] = list(config.get("Env") or ())
-    for key, value in _pairs("ENV", text):
+    for key, value in _pairs("ENV", text, config):
         env = [item for item in env if item.partition("=")[0] != key] + [f"{key}={value}"]
     config["Env"] = env
 
 
 def _label(config: Config, text: str) -> None:
     labels = dict(config.get("Labels") or {})
-    labels.update(_pairs("LABEL", text))
+    labels.update(_pairs("LABEL", text, config))
     config["Labels"] = labels
 
 
@@ -175,7 +227,7 @@ _PORT: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IG
 def _expose(config: Config, text: str) -> None:
     ports = dict(config.get("ExposedPorts") or {})
     for word in split_words(text):
-        match = _PORT.fullmatch(unquote(word))
+        match = _PORT.fullmatch(expand(word, config))
         if match is None:
             raise InvalidParameter(f"invalid containerPort: {word}")
         first = int(match[1])
@@ -189,7 +241,7 @@ def _expose(config: Config, text: str) -> None:
 
 def _volume(config: Config, text: str) -> None:
     volumes = dict(config.get("Volumes") or {})
-    for word in _json_words(text) or [unquote(word) for word in split_words(text)]:
+    for word in _json_words(text) or [expand(word, config) for word in split_words(text)]:
         if not word.strip():
             raise InvalidParameter("VOLUME specified can not be an empty string")
         volumes[word.strip()] = {}
@@ -199,7 +251,7 @@ def _volume(config: Config, text: str) -> None:
 def _workdir(config: Config, text: str) -> None:
     import posixpath
 
-    path = unquote(text)
+    path = expand(text, config)
     base = config.get("WorkingDir") or "/"
     config["WorkingDir"] = posixpath.normpath(posixpath.join("/", base, path))
 
@@ -207,14 +259,14 @@ def _workdir(config: Config, text: str) -> None:
 def _user(config: Config, text: str) -> None:
     if len(split_words(text)) != 1:
         raise InvalidParameter("USER requires exactly one argument")
-    config["User"] = unquote(text)
+    config["User"] = expand(text, config)
 
 
 _SIGNAL: Final = re.compile(r"(?:SIG)?[A-Za-z][A-Za-z0-9+-]*|\d{1,2}")
 
 
 def _stop_signal(config: Config, text: str) -> None:
-    signal = unquote(text)
+    signal = expand(text, config)
     if not _SIGNAL.fullmatch(signal):
         raise InvalidParameter(f"invalid signal: {signal}")
     config["StopSignal"] = signal

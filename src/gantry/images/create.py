@@ -81,7 +81,7 @@ class Creator:
         """One image of one layer: the tar (plain or compressed) as it is."""
         wanted = parse_platform(platform) if platform else HOST
         if wanted.os != "linux":
-            raise InvalidParameter(f'"{wanted.os}": unsupported operating system')
+            raise InvalidParameter("operating system is not supported")
         config = apply_changes({}, changes)
         layer = await self._store(lambda write: _receive(body, write))
         try:

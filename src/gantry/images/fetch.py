@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
-from gantry.model.errors import InvalidParameter, System
+from gantry.model.errors import (
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    System,
+    Unauthorized,
+)
+
+_STATUSES: Final = {
+    400: InvalidParameter,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +42,8 @@ async def open_url(url: str) -> AsyncIterator[Fetched]:
     if "://" not in url:
         url = "http://" + url
     scheme = url.partition("://")[0]
+    if escape := re.match(r"[^/]*(%(?!25)..)", url[len(scheme) + 3 :]):
+        raise InvalidParameter(f'parse "{url}": invalid URL escape "{escape[1]}"')
     if scheme not in ("http", "https"):
         raise InvalidParameter(f'Get "{url}": unsupported protocol scheme "{scheme}"')
     try:
@@ -37,8 +54,11 @@ async def open_url(url: str) -> AsyncIterator[Fetched]:
             if reply.status >= 400:
                 text = (await reply.content.read(1 << 10)).decode(errors="replace")
                 status = f"{reply.status} {reply.reason}"
-                raise System(f'failed to GET {url} with status {status}: "{text.strip()}"')
+                kind = _STATUSES.get(reply.status, System)
+                raise kind(f"failed to GET {url} with status {status}: {text.strip()}")
             yield Fetched(url, reply.content_length or 0, reply.content.iter_chunked(1 << 18))
+    except aiohttp.ClientConnectorDNSError as error:
+        raise NotFound(f'Get "{url}": dial tcp: lookup {error.host}: no such host') from error
     except aiohttp.ClientConnectorError as error:
         why = os.strerror(error.errno or 0).lower() if error.errno else str(error.os_error)
         raise System(f'Get "{url}": dial tcp {error.host}:{error.port}: connect: {why}') from error

@@ -27,8 +27,10 @@ _KNOWN: Final = frozenset(
     | {"ppc64", "ppc64le", "riscv64", "s390", "s390x", "sparc64", "wasm"}
 )
 _SYSTEMS: Final = frozenset(
-    {"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "wasip1"}
+    {"aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux"}
+    | {"nacl", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows", "zos"}
 )
+_OS: Final = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?")
 _COMPONENT: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _ARM: Final = ("v8", "v7", "v6", "v5")
 
@@ -63,20 +65,27 @@ HOST: Final = Wanted("linux", *normalise(os.uname().machine))
 def parse_platform(text: str) -> Wanted:
     """`os[/arch[/variant]]` or an architecture alone (containerd's `platforms.Parse`).
     InvalidParameter."""
-    parts = text.split("/")
-    for part in parts[:4]:
+    first, *parts = text.split("/")
+    os_name = _OS.fullmatch(first)
+    if os_name is None:
+        raise InvalidParameter(
+            f'"{first}" is an invalid OS component of "{text}": OSAndVersion specifier component'
+            f' must match "^{_OS.pattern}$": invalid argument'
+        )
+    system = os_name[1].lower().replace("macos", "darwin")
+    for part in parts[:3]:
         if not _COMPONENT.fullmatch(part):
             raise InvalidParameter(
                 f'"{part}" is an invalid component of "{text}": platform specifier component must'
                 f' match "^{_COMPONENT.pattern}$": invalid argument'
             )
-    if len(parts) > 3:
+    if len(parts) > 2:
         raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
-    if len(parts) > 1:
-        return Wanted(parts[0].lower(), *normalise(*parts[1:]))
-    if parts[0].lower() in _SYSTEMS:
-        return Wanted(parts[0].lower(), HOST.architecture, HOST.variant)
-    architecture, variant = normalise(parts[0])
+    if parts:
+        return Wanted(system, *normalise(*parts))
+    if system in _SYSTEMS:
+        return Wanted(system, HOST.architecture, HOST.variant)
+    architecture, variant = normalise(first)
     if architecture not in _KNOWN:
         raise InvalidParameter(
             f'"{text}": unknown operating system or architecture: invalid argument'

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gantry.images.changes import apply_changes
 from gantry.images.platforms import HOST, Wanted, choose, matches, parse_platform
 from gantry.model.errors import InvalidParameter
 from gantry.oci.image import (
@@ -200,3 +201,40 @@ class TestPlatforms:
         assert matches("linux", "arm", "", Wanted("linux", "arm", "v7"))
         assert matches("linux", "amd64", "", Wanted("linux", "amd64"))
         assert not matches("linux", "amd64", "", Wanted("linux", "arm64"))
+
+
+class TestVariables:
+    """`-c` changes know the config's environment, as Dockerfiles do."""
+
+    @pytest.mark.parametrize(
+        ("change", "env"),
+        [
+            ("ENV PATH=/usr/bin:$PATH", "PATH=/usr/bin:/bin"),
+            ("ENV A='$PATH'", "A=$PATH"),
+            (r"ENV A=\$PATH", "A=$PATH"),
+            ('ENV A="x ${PATH} y"', "A=x /bin y"),
+            ("ENV A=${NO:-else}", "A=else"),
+            ("ENV A=${PATH:+there}", "A=there"),
+            ("ENV A=${EMPTY-else}", "A="),
+            ("ENV A=${EMPTY:-${PATH}}", "A=/bin"),
+            ("ENV A=$NO/x", "A=/x"),
+            ("ENV A=5$", "A=5$"),
+            ("ENV A $PATH too", "A=/bin too"),
+        ],
+    )
+    def test_env(self, change: str, env: str) -> None:
+        found = apply_changes({"Env": ["PATH=/bin", "EMPTY="]}, [change])
+        assert env in found["Env"]
+
+    def test_elsewhere(self) -> None:
+        config = {"Env": ["P=80", "W=/w"]}
+        changes = ["EXPOSE $P", "WORKDIR $W/x", "VOLUME $W", "LABEL a=$P", "CMD echo $P"]
+        found = apply_changes(config, changes)
+        assert (found["ExposedPorts"], found["WorkingDir"]) == ({"80/tcp": {}}, "/w/x")
+        assert (found["Volumes"], found["Labels"]) == ({"/w": {}}, {"a": "80"})
+        assert found["Cmd"] == ["/bin/sh", "-c", "echo $P"]
+
+    @pytest.mark.parametrize("bad", ["ENV A=${B", "ENV A=${}", "ENV A=${B:?no B}", "ENV A=${B!x}"])
+    def test_bad(self, bad: str) -> None:
+        with pytest.raises(InvalidParameter):
+            apply_changes({}, [bad])

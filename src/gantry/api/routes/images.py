@@ -40,6 +40,8 @@ def _platform_of_archive(call: Call) -> str:
 
 async def list_all(call: Call) -> Sendable:
     """GET /images/json."""
+    if call.version >= 54 and call.flag("identity") and not call.flag("manifests"):
+        raise InvalidParameter("conflicting options: identity requires manifests=1")
     filters = params.filters(call.query)
     old = call.text("filter") if call.version < 41 else ""
     if old and "reference" not in filters:
