@@ -142,16 +142,16 @@ class Remote:
         ) as response:
             yield _range(response)
 
-    async def has_blob(self, digest: str) -> int | None:
+    async def has_blob(self, digest: str, *, push: bool = True) -> int | None:
         """A blob's size in this repository, or None. A refusal is None too: an answer to HEAD
-        says nothing, the one to what is tried next does."""
+        says nothing, the one to what is tried next does. push: by the token that writing needs."""
         try:
             async with self._transport.request(
                 self.endpoint,
                 "HEAD",
                 f"v2/{self.path}/blobs/{digest}",
                 authorizer=self._authorizer,
-                scope=self._push,
+                scope=self._push if push else self._pull,
             ) as response:
                 return int(response.headers.get("Content-Length") or 0)
         except AuthorizationError:

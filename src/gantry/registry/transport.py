@@ -259,11 +259,9 @@ class Transport:
         headers = {}
         if credentials.username:
             headers["Authorization"] = credentials.basic
-            query += [
-                ("account", credentials.username),
-                ("offline_token", "true"),
-                ("client_id", CLIENT_ID),
-            ]
+            query.append(("account", credentials.username))
+            if not wanted:  # a login: an identity token is of use
+                query += [("offline_token", "true"), ("client_id", CLIENT_ID)]
         url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query)
         async with self.request(endpoint, "GET", url, headers=headers) as response:
             return _read_token(await small(response), realm)

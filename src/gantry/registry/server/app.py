@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from gantry.model.errors import GantryError, InvalidParameter
+from gantry.model.errors import GantryError, InvalidParameter, System
 from gantry.oci.image import (
     OCI_INDEX,
 )
@@ -204,19 +204,43 @@ class Registry:
         if not is_digest(digest):
             raise ProtocolError("DIGEST_INVALID", digest)
         if self._upstream is not None:
-            await self._upstream.blob(name, digest)
+            arriving = await self._arriving(self._upstream, request, name, digest)
+            if arriving is not None:
+                return arriving
         known = self.repositories.has_blob(name, digest)
         known = known or self.repositories.manifest_type(name, digest) is not None
         if not known or self.blobs.size(digest) is None:
             raise ProtocolError("BLOB_UNKNOWN", digest)
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Docker-Content-Digest": digest,
-            "ETag": f'"{digest}"',
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "max-age=31536000",
-        }
+        headers = {**_headers(digest), "Accept-Ranges": "bytes"}
         return web.FileResponse(self.blobs.path(digest), chunk_size=_PIECE, headers=headers)
+
+    async def _arriving(
+        self, upstream: Upstream, request: web.Request, name: str, digest: str
+    ) -> web.StreamResponse | None:
+        """A blob that is only now being fetched, passed on as it comes; ranges are not."""
+        if request.method == "HEAD":
+            if self.repositories.has_blob(name, digest):
+                return None
+            size = await upstream.size(name, digest)
+            if size is None:
+                raise ProtocolError("BLOB_UNKNOWN", digest)
+            return web.Response(headers={**_headers(digest), "Content-Length": str(size)})
+        arrival = await upstream.blob(name, digest)
+        if arrival is None:
+            return None
+        response = web.StreamResponse(headers=_headers(digest))
+        response.content_length = arrival.size
+        await response.prepare(request)
+        try:
+            async for piece in arrival.read():
+                await response.write(piece)
+        except System:
+            response.force_close()
+            if request.transport is not None:
+                request.transport.abort()  # the client must not take it for whole
+            return response
+        self.repositories.add_blob(name, digest)
+        return response
 
     async def _delete_blob(self, request: web.Request, name: str, digest: str) -> web.Response:
         if not is_digest(digest):
@@ -229,6 +253,15 @@ class Registry:
         here = [blob.digest for blob in self.blobs.walk()]
         used = self.repositories.used()
         return [digest for digest in here if digest not in used]
+
+
+def _headers(digest: str) -> dict[str, str]:
+    return {
+        "Content-Type": "application/octet-stream",
+        "Docker-Content-Digest": digest,
+        "ETag": f'"{digest}"',
+        "Cache-Control": "max-age=31536000",
+    }
 
 
 def make_app(registry: Registry) -> web.Application:

@@ -43,9 +43,11 @@ class Manifests:
         self._fetch = fetch
 
     async def get(self, request: web.Request, name: str, reference: str) -> web.Response:
+        if not is_digest(reference) and not TAG.fullmatch(reference):
+            raise ProtocolError("MANIFEST_UNKNOWN", {"name": name, "reference": reference})
         if self._fetch is not None:
             await self._fetch(name, reference)
-        digest = self._digest_of(name, reference)
+        digest = reference if is_digest(reference) else self._repositories.tag(name, reference)
         media_type = self._repositories.manifest_type(name, digest) if digest else None
         if digest is None or media_type is None:
             raise ProtocolError("MANIFEST_UNKNOWN", {"name": name, "reference": reference})
@@ -108,13 +110,6 @@ class Manifests:
         writer = self._blobs.writer(algorithm=algorithm)
         writer.write(raw)
         writer.commit(digest)
-
-    def _digest_of(self, name: str, reference: str) -> str | None:
-        if is_digest(reference):
-            return reference
-        if not TAG.fullmatch(reference):
-            raise ProtocolError("MANIFEST_UNKNOWN", {"name": name, "reference": reference})
-        return self._repositories.tag(name, reference)
 
     def _check_manifest(self, name: str, request: web.Request, raw: bytes) -> tuple[str, str]:
         """The media type and the subject's digest, or MANIFEST_INVALID."""

@@ -7,8 +7,9 @@ from typing import Protocol
 
 
 class BlobWriter(Protocol):
-    """A blob on its way in."""
+    """A blob on its way in. fd: its data, as far as `offset`."""
 
+    fd: int
     offset: int
 
     def write(self, data: bytes) -> None: ...
