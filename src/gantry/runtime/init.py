@@ -38,7 +38,7 @@ from gantry.runtime.finalize import (
 from gantry.runtime.handshake import Channel
 from gantry.runtime.identity import reset_signals, set_limits
 from gantry.runtime.plan import InitPlan
-from gantry.runtime.rootfs import Rootfs
+from gantry.runtime.rootfs import Rootfs, own_null
 
 _ENDING: Final = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
@@ -183,6 +183,8 @@ class Init:
             os.fchdir(rootfs.root)
             hooks.run("createContainer", plan.hooks.create_container, plan.state, ())
         rootfs.ensure_cwd()
+        if plan.setup_dev:
+            own_null(rootfs.root)
         if plan.process.terminal:
             self._open_terminal()
         # AppArmor and sysctls are written through a procfs of our own making.

@@ -330,6 +330,22 @@ _PROC_FILES: Final = frozenset(
 )  # fmt: skip
 
 
+def own_null(root: int) -> None:
+    """Of stdio, what is the host's /dev/null becomes the container's own.
+
+    Nothing then leads to the host's file systems, and a checkpoint can name it.
+    """
+    for number in range(3):
+        status = os.fstat(number)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+            fd = resolve.open_in_root(root, "/dev/null", os.O_RDWR, follow=False)
+            try:
+                if os.fstat(fd).st_rdev == status.st_rdev:
+                    os.dup2(fd, number)
+            finally:
+                os.close(fd)
+
+
 def open_null(root: int) -> int:
     """The container's /dev/null, proven to be the null device and nothing that poses as it
     (CVE-2025-31133)."""
