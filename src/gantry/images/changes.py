@@ -35,6 +35,7 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
     """A changed copy of `config`. InvalidParameter."""
     result = json.loads(json.dumps(config))
     assert isinstance(result, dict)
+    own_cmd = False
     for line in _lines(changes):
         name, _, rest = line.partition(" ")
         keyword = name.lower()
@@ -43,6 +44,9 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
         rest = rest.strip()
         if not rest and keyword not in ("cmd", "entrypoint"):
             raise InvalidParameter(f"{name.upper()} requires at least one argument")
+        if keyword == "entrypoint" and not own_cmd:
+            result["Cmd"] = None  # the old one was meant for the old entry point
+        own_cmd = own_cmd or keyword == "cmd"
         _INSTRUCTIONS[keyword](result, rest)
     return result
 
@@ -205,13 +209,16 @@ def _entrypoint(config: Config, text: str) -> None:
         config["Entrypoint"] = None
     else:
         config["Entrypoint"] = _command(text, config)
-    config["Cmd"] = None
 
 
 def _env(config: Config, text: str) -> None:
     env: list[str] = list(config.get("Env") or ())
     for key, value in _pairs("ENV", text, config):
-        env = [item for item in env if item.partition("=")[0] != key] + [f"{key}={value}"]
+        there = [i for i, item in enumerate(env) if item.partition("=")[0] == key]
+        if there:
+            env[there[0]] = f"{key}={value}"
+        else:
+            env.append(f"{key}={value}")
     config["Env"] = env
 
 
