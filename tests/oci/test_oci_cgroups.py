@@ -235,3 +235,13 @@ def test_devices_are_filtered(runtime: Runtime, bundle: Bundle) -> None:
     result = runtime.run(bundle)
     assert result.out == "read\n"
     assert result.err.count("Operation not permitted") == 2
+
+
+def test_a_cgroup_that_is_in_use_is_refused(runtime: Runtime, bundle: Bundle) -> None:
+    if runtime.name == "runc":
+        pytest.skip("runc 1.1 only warns")
+    bundle.part("linux")["cgroupsPath"] = f"/{runtime.new_id()}"
+    runtime.detached(bundle.args("sleep", "1000"))
+    result = runtime.run(bundle)
+    assert result.code == 1
+    assert "container's cgroup is not empty: 1 process(es) found" in result.err

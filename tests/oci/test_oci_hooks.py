@@ -100,3 +100,59 @@ def test_a_hook_does_not_need_to_read(runtime: Runtime, bundle: Bundle) -> None:
     bundle.config["annotations"] = {"long": "x" * 200_000}
     bundle.part("hooks")["createRuntime"] = [hook("exit 0")]
     runtime.ok(bundle)
+
+
+def test_every_poststop_hook_runs(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    if runtime.name == "runc":
+        pytest.skip("runc 1.1 stops at the first that fails")
+    bundle.part("hooks")["poststop"] = [hook("exit 4"), hook(f"touch {tmp_path}/second")]
+    result = runtime.run(bundle)
+    assert result.code == 0
+    assert "level=warning" in result.err
+    assert "poststop hook #0: exit status 4" in result.err
+    assert (tmp_path / "second").exists()
+
+
+def test_an_environment_that_is_not_given_is_the_caller_s(
+    runtime: Runtime, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FROM_OUTSIDE", "yes")
+    script = f'echo "$FROM_OUTSIDE" > {tmp_path}/env'
+    bundle.part("hooks")["createRuntime"] = [{"path": "/bin/sh", "args": ["sh", "-c", script]}]
+    runtime.ok(bundle)
+    assert (tmp_path / "env").read_text() == "yes\n"
+    bundle.part("hooks")["createRuntime"] = [hook(script, env=["PATH=/bin"])]
+    runtime.ok(bundle)
+    assert (tmp_path / "env").read_text() == "\n"
+
+
+def test_inside_hooks_have_the_process_s_environment(
+    runtime: Runtime, bundle: Bundle, tmp_path: Path
+) -> None:
+    if runtime.name == "runc":
+        pytest.skip("runc 1.1 gives them none of it")
+    (tmp_path / "log").write_text("")
+    bundle.mount("/log", "bind", str(tmp_path / "log"), "bind")
+    bundle.entries("process", "env").append("MINE=1")
+    bundle.part("hooks")["startContainer"] = [
+        {"path": "/bin/sh", "args": ["sh", "-c", "echo $MINE $HOME > /log"]}
+    ]
+    runtime.ok(bundle)
+    assert (tmp_path / "log").read_text() == "1 /root\n"
+
+
+def test_a_create_container_hook_is_in_the_root(
+    runtime: Runtime, bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle.part("hooks")["createContainer"] = [hook(f"ls etc/passwd > {tmp_path}/found")]
+    runtime.ok(bundle)
+    assert (tmp_path / "found").read_text() == "etc/passwd\n"
+
+
+def test_what_a_hook_said_is_told(runtime: Runtime, bundle: Bundle) -> None:
+    bundle.part("hooks")["createRuntime"] = [hook("echo one; echo two >&2; kill -9 $$")]
+    result = runtime.run(bundle)
+    assert result.code == 1
+    assert "killed" in result.err
+    if runtime.name != "runc":  # 1.1 shows stderr under both names
+        assert "stdout: one, stderr: two" in result.err

@@ -236,3 +236,60 @@ def test_a_killed_create_leaves_what_delete_removes(runtime: Runtime, bundle: Bu
     (runtime.root / name).mkdir(parents=True)
     assert runtime("delete", "--force", name).code == 0
     assert not (runtime.root / name).exists()
+
+
+def test_a_created_container_holds_nothing_open(
+    runtime: Runtime, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Whoever waits for the end of a pipe of the caller's must not wait for it."""
+    name = runtime.new_id()
+    bundle.args("true").write()
+    words = [*runtime.command, "--root", str(runtime.root), "create", "-b", str(bundle.folder)]
+    (tmp_path / "mine").write_text("")
+    with (tmp_path / "mine").open() as mine:
+        subprocess.run(
+            [*words, name], check=True, timeout=60, pass_fds=[mine.fileno()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    folder = f"/proc/{runtime.pid(name)}/fd"
+    held = {int(fd): os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)}
+    rest = [target for fd, target in held.items() if fd > 2]
+    assert str(tmp_path / "mine") not in rest
+    assert not [target for target in rest if target.startswith(("pid:", "mnt:", "/dev/"))]
+
+
+@pytest.mark.parametrize("word", ["TERM", "INT", "KILL"])
+def test_a_created_container_can_be_ended(runtime: Runtime, bundle: Bundle, word: str) -> None:
+    name = runtime.create(bundle.args("sleep", "1000"))
+    assert runtime("kill", name, word).code == 0
+    runtime.wait_status(name, "stopped")
+    assert runtime("start", name).code == 1
+
+
+def test_debug_tells_the_stages(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    name = runtime.new_id()
+    words = ["--debug", "--log", str(log), "run", "-b", str(bundle.args("echo", "x").write())]
+    result = runtime(*words, name)
+    assert (result.code, result.out) == (0, "x\n")
+    assert "level=debug" not in result.err
+    text = log.read_text()
+    for stage in ("container setup", "child process in init()", "signal completion"):
+        assert stage in text
+
+
+def test_what_the_kernel_will_not_execute(runtime: Runtime, bundle: Bundle) -> None:
+    """The container has started then: its own stderr has the one line."""
+    script = bundle.rootfs / "lost"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    result = runtime.run(bundle.args("/lost"))
+    assert result.code not in (0, 126, 127)
+    assert result.err.splitlines()[-1] == "exec /lost: no such file or directory"
+
+
+def test_a_terminal_s_lines_end_as_the_program_ends_them(runtime: Runtime, bundle: Bundle) -> None:
+    if runtime.name == "runc":
+        pytest.skip("runc wants a terminal of its own for that")
+    bundle.part("process")["terminal"] = True
+    assert runtime.ok(bundle.sh("echo a; echo b")) == "a\nb\n"

@@ -177,3 +177,69 @@ def test_notify(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
     assert document["pid"] > 0
     assert document["state"]["status"] in ("creating", "created")
     assert array.array("i").itemsize == 4
+
+
+def test_notify_of_an_exec(runtime: Runtime, bundle: Bundle) -> None:
+    """An exec'ed process has its own listener, and the agent learns of the container."""
+    path = f"/tmp/gantry-notify-exec-{os.getpid()}.sock"
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    agents = []
+    try:
+        profile(bundle, rule("SCMP_ACT_NOTIFY", "mkdir", "mkdirat"))
+        bundle.part("linux", "seccomp")["listenerPath"] = path
+
+        def agent() -> None:
+            command = [sys.executable, "-c", AGENT, str(server.fileno())]
+            agents.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[server.fileno()])
+            )
+
+        agent()  # for init, which makes no folder
+        name = runtime.detached(bundle.args("sleep", "1000"))
+        agent()
+        result = runtime("exec", name, "mkdir", "/x")
+        out, _ = agents[1].communicate(timeout=10)
+    finally:
+        server.close()
+        os.unlink(path)
+        for one in agents:
+            one.kill()
+            one.wait()
+    assert result.code != 0
+    assert "not supported" in result.err.lower()
+    document = json.loads(out)
+    assert document["state"]["id"] == name
+    assert document["state"]["status"] == "running"
+    assert document["pid"] != document["state"]["pid"] == runtime.pid(name)
+
+
+def test_an_agent_that_is_not_there(runtime: Runtime, bundle: Bundle) -> None:
+    profile(bundle, rule("SCMP_ACT_NOTIFY", "mkdir"))
+    bundle.part("linux", "seccomp")["listenerPath"] = "/no/such/agent.sock"
+    result = runtime.run(bundle)
+    assert result.code == 1
+    assert "failed to connect with seccomp agent" in result.err
+
+
+def test_a_filter_that_forbids_what_the_runtime_asks(runtime: Runtime, bundle: Bundle) -> None:
+    """Without no_new_privs the filter stands before the user is changed."""
+    if runtime.name == "runc":
+        pytest.skip("runc asks for its working directory behind the filter")
+    bundle.part("process")["noNewPrivileges"] = False
+    profile(bundle, rule("SCMP_ACT_ERRNO", "getcwd", "faccessat2", "chdir"))
+    assert runtime.ok(bundle.args("echo", "ran")) == "ran\n"
+
+
+def test_start_container_hooks_have_the_filter(runtime: Runtime, bundle: Bundle) -> None:
+    if runtime.name == "runc":
+        pytest.skip("runc 1.1 does not tell")
+    profile(bundle, rule("SCMP_ACT_KILL", "mkdir", "mkdirat"))
+    bundle.part("hooks")["startContainer"] = [
+        {"path": "/bin/sh", "args": ["sh", "-c", "mkdir /x"], "env": ["PATH=/bin"]}
+    ]
+    result = runtime.run(bundle)
+    assert result.code == 1
+    assert "startContainer hook #0" in result.err
+    assert not (bundle.rootfs / "x").exists()

@@ -23,8 +23,9 @@ _OUTPUT_MAX: Final = 4096
 def run(kind: str, hooks: Sequence[Hook], state: bytes, env: Sequence[str] | None = None) -> None:
     """Run hooks in order with `state` (the container's state as JSON) on their stdin.
 
-    env: the environment for hooks that say nothing of it; None is the caller's own. Raises RuntimeFailure at the
-    first that fails, cannot be run, or takes longer than its timeout (it is killed).
+    env: the environment for hooks that say nothing of it; None is the caller's own. Raises
+    RuntimeFailure at the first that fails, cannot be run, or takes longer than its timeout
+    (it is killed).
     """
     for index, hook in enumerate(hooks):
         failure = _run_one(hook, state, env)
