@@ -94,7 +94,6 @@ class TestDebianRegistry:
                     await box.images.remove(name, force=True, noprune=False)
                     shutil.copy(ours[0], folder / "client.cert")
                     shutil.copy(ours[1], folder / "client.key")
-                    await box.images.set_registries(parse_settings(**settings))
                 await round_trip(box, registry.host)
 
             in_box(tmp_path / "box", body, **settings)

@@ -63,7 +63,7 @@ class Transport:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self.settings = settings
-        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[str, bool, Stamp], aiohttp.ClientSession] = {}
         self.patience = _PING
         self._spoke: set[str] = set()
         self._open: set[str] = set()
@@ -210,7 +210,7 @@ class Transport:
         return response
 
     def _session(self, endpoint: Endpoint) -> aiohttp.ClientSession:
-        key = (endpoint.host, endpoint.insecure)
+        key = (endpoint.host, endpoint.insecure, _stamp(self.settings, endpoint))
         session = self._sessions.get(key)
         if session is None:
             connector = aiohttp.TCPConnector(
@@ -336,6 +336,21 @@ async def _addresses(host: str) -> list[str]:
     except OSError:
         return []
     return [str(item[4][0]) for item in found]
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""Path, time of change and size of the files that say whom to believe about a host."""
+
+
+def _stamp(settings: RegistrySettings, endpoint: Endpoint) -> Stamp:
+    """So that what is put into certs.d holds from the next request on, as with dockerd."""
+    found: list[tuple[str, int, int]] = []
+    for parent in settings.certs_dirs:
+        with contextlib.suppress(OSError), os.scandir(os.path.join(parent, endpoint.host)) as here:
+            for item in here:
+                info = item.stat()
+                found.append((item.path, info.st_mtime_ns, info.st_size))
+    return tuple(sorted(found))
 
 
 def _tls(settings: RegistrySettings, endpoint: Endpoint) -> ssl.SSLContext:
