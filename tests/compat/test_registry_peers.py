@@ -137,7 +137,7 @@ class TestDebianRegistry:
         with DebianRegistry(tmp_path / "registry", htpasswd=("me", "secret")) as registry:
 
             async def body(box: ImageBox) -> None:
-                with pytest.raises(GantryError, match="^no basic auth credentials$"):
+                with pytest.raises(GantryError, match=r"^no basic auth credentials$"):
                     await round_trip(box, registry.host)
                 auth = {"username": "me", "password": "secret", "serveraddress": registry.host}
                 assert (await box.images.login(auth))["Status"] == "Login Succeeded"
