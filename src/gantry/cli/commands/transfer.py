@@ -209,7 +209,9 @@ def _login(app: App, options: Options, arguments: list[str]) -> int:
     username, password = options.text("username"), options.text("password")
     if options.on("password-stdin"):
         if password:
-            raise GantryError("--password and --password-stdin are mutually exclusive")
+            raise GantryError(
+                "conflicting options: cannot specify both --password and --password-stdin"
+            )
         if not username:
             raise GantryError("the --password-stdin option requires --username to be set")
         password = sys.stdin.read().rstrip("\n").rstrip("\r")
@@ -217,10 +219,12 @@ def _login(app: App, options: Options, arguments: list[str]) -> int:
         app.err("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
     known = app.config.auth_for(key) if not username else {}
     if known.get("password") or known.get("identitytoken"):
+        user = known.get("username") or "<token>"
+        app.err(f"Authenticating with existing credentials... [Username: {user}]\n")
         auth = known
     else:
         if not is_terminal(0) and not (username and password):
-            raise GantryError("cannot perform an interactive login from a non-TTY device")
+            raise GantryError("Error: Cannot perform an interactive login from a non TTY device")
         if not username:
             app.write("Username: ")
             sys.stdout.flush()
@@ -261,6 +265,7 @@ def _search(app: App, options: Options, arguments: list[str]) -> int:
     from gantry.cli.table import Columns, ellipsis, render
 
     trunc = not options.on("no-trunc")
+    official = ("false", "true") if options.text("format") == "json" else ("", "[OK]")
     limit = options.number("limit")
     query = {
         "term": arguments[0],
@@ -269,7 +274,7 @@ def _search(app: App, options: Options, arguments: list[str]) -> int:
     }
     rows = app.engine.get("/images/search", query)
     columns: Columns[dict[str, Any]] = Columns(
-        "*search.searchContext",
+        "*registry.searchContext",
         {
             "Name": "NAME",
             "Description": "DESCRIPTION",
@@ -282,7 +287,7 @@ def _search(app: App, options: Options, arguments: list[str]) -> int:
                 str(row.get("description", "")).replace("\n", " "), 45 if trunc else 1 << 30
             ),
             "StarCount": lambda row: str(row.get("star_count", 0)),
-            "IsOfficial": lambda row: "[OK]" if row.get("is_official") else "",
+            "IsOfficial": lambda row: official[bool(row.get("is_official"))],
         },
     )
     template = options.text("format")
