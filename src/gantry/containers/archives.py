@@ -144,7 +144,9 @@ class Archives:
                 for path in _VIRTUAL
                 if not any(each == path or each.startswith(path + "/") for each in own)
             ]
-            return Tree.of_process(pid, hide=hide, alone=alone)
+            # Its process may end just now; then the files are there without it.
+            with contextlib.suppress(System):
+                return Tree.of_process(pid, hide=hide, alone=alone)
         mounts = list(self._core.snapshots.mounts(container.id))
         if not alone:
             mounts += self._extra(container)

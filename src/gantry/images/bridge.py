@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from gantry.ipc.owner import TaskOwner
 
@@ -157,14 +157,25 @@ async def consume(body: AsyncIterator[bytes], work: Callable[[Inlet], T]) -> T:
     inlet = Inlet()
     tasks = TaskOwner("body")
     tasks.spawn(_quietly(inlet.feed(body)), "feed")
-    working = tasks.spawn(in_thread(lambda: work(inlet)), "work")
+    # What `work` raises is this caller's, no task's: nobody but the caller is to tell of it.
+    working = tasks.spawn(_outcome(in_thread(lambda: work(inlet))), "work")
     try:
-        return await asyncio.shield(working)
+        value, error = await asyncio.shield(working)
+        if error is not None:
+            raise error
+        return cast("T", value)
     finally:
         inlet.fail(ConnectionAbortedError("cancelled"))
         inlet.close()
         await asyncio.wait([working])
         await tasks.aclose()
+
+
+async def _outcome(working: Coroutine[None, None, T]) -> tuple[T | None, Exception | None]:
+    try:
+        return await working, None
+    except Exception as error:
+        return None, error
 
 
 async def _quietly(feeding: Coroutine[None, None, None]) -> None:

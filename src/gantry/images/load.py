@@ -235,7 +235,7 @@ class Loader:
         ids: list[str] = []
         named = 0
         registered: dict[str, str] = {}
-        for image in images:
+        for image in _parents_first(images):
             config = self._content.read(image.config, MAX_DOCUMENT)
             document = read_config(config)
             if document.os not in ("", "linux"):
@@ -416,6 +416,18 @@ class Loader:
         for digest in archive.fresh:
             if not self._registrar.catalog.uses_blob(digest):
                 self._content.delete(digest)
+
+
+def _parents_first(images: list[_Image]) -> list[_Image]:
+    """In order, but none before its parent; where parents go in a circle, as they are."""
+    left = list(images)
+    ordered: list[_Image] = []
+    while left:
+        waiting = {image.config for image in left}
+        ready = [image for image in left if image.parent not in waiting - {image.config}]
+        ordered += ready or left
+        left = [image for image in left if image not in ready] if ready else []
+    return ordered
 
 
 def _pending_of(archive: _Archive, digest: str) -> Pending | None:

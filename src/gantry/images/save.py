@@ -98,6 +98,7 @@ class Saver:
     def _archive(self, images: Sequence[tuple[Image, Sequence[Reference]]]) -> Iterator[bytes]:
         yield _folder(b"blobs") + _folder(b"blobs/sha256")
         done: set[str] = set()
+        saved = {image.id for image, _ in images}
         items: list[dict[str, object]] = []
         descriptors: list[Descriptor] = []
         for image, references in images:
@@ -107,13 +108,14 @@ class Saver:
                 if digest not in done:
                     done.add(digest)
                     yield from self._blob(digest)
-            items.append(
-                {
-                    "Config": _path(image.id),
-                    "RepoTags": [reference.familiar for reference in references] or None,
-                    "Layers": [_path(digest) for digest in record.blobs],
-                }
-            )
+            item: dict[str, object] = {
+                "Config": _path(image.id),
+                "RepoTags": [reference.familiar for reference in references] or None,
+                "Layers": [_path(digest) for digest in record.blobs],
+            }
+            if image.parent in saved:
+                item["Parent"] = image.parent
+            items.append(item)
             kind = read_manifest(raw).media_type or OCI_MANIFEST
             plain = Descriptor(kind, record.manifest, len(raw), platform=_platform(image))
             descriptors.extend(_named(plain, references))

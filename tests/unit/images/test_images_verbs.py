@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -177,6 +178,34 @@ def test_platforms(run: Callable[[Body], None]) -> None:
         [manifest] = row.manifests
         assert manifest.image_data.platform == {"os": "linux", "architecture": "s390x"}
         assert manifest.size.total == manifest.size.content + row.size
+
+    run(body)
+
+
+def test_parents_are_saved_and_loaded(run: Callable[[Body], None]) -> None:
+    """In any order; a parent that is not in the archive is forgotten."""
+
+    async def body(box: ImageBox) -> None:
+        await box.load(docker_archive([BASE], ["base:1"]))
+        made: list[str] = []
+        for number, below in enumerate(("base:1", "made:0")):
+            parent = box.images.resolve(below)
+            box.snapshots.prepare(f"c{number}", parent.chain_id)
+            image = await box.images.commit(
+                CommitRequest(
+                    f"c{number}", parent.id, "c" * 64, {}, {}, reference=parse(f"made:{number}")
+                )
+            )
+            made.append(image.id)
+            box.snapshots.remove(f"c{number}")
+        for order in (made, made[::-1]):
+            saved = await box.save(*order)
+            for name in ("made:1", made[1], "made:0", made[0]):
+                with contextlib.suppress(NotFound):
+                    await box.images.remove(name, force=True, noprune=True)
+            await box.load(saved)
+            assert box.images.resolve(made[1]).parent == made[0]
+            assert box.images.resolve(made[0]).parent == ""
 
     run(body)
 
