@@ -105,18 +105,23 @@ class Exits:
         core.event(container, "die", lasted)
         # Whoever starts, stops or removes it next waits for this lock.
         async with container.lock:
-            if task is not None:
-                # First we know it, then the shim may forget it.
-                with contextlib.suppress(GantryError, OSError):
-                    await core.noted(container)
-                    await task.delete()
+            forgotten = core.owner.spawn(self._forget(container, task), f"forget {container.id}")
+            await asyncio.sleep(0)  # what the disk and the shim do meanwhile has begun
             await surroundings.dissolve(core, container)
+            await forgotten
             if exited is not None and not exited.done():
                 exited.set_result(None)
             if again:
                 self._restart_later(container, ran)
             elif container.record.host_config.auto_remove and not live.restarting_by_user:
                 await self._remove(container)
+
+    async def _forget(self, container: Container, task: Task | None) -> None:
+        """First we know it, then the shim may forget it."""
+        if task is not None:
+            with contextlib.suppress(GantryError, OSError):
+                await self._core.noted(container)
+                await task.delete()
 
     def _wanted(self, container: Container, code: int, by_user: bool) -> bool:
         """Whether the restart policy starts it again (moby restartmanager ShouldRestart)."""

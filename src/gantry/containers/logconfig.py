@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from gantry.containers.clock import rfc3339
 from gantry.containers.core import Core
 from gantry.containers.record import Container
+from gantry.logs import drivers
+from gantry.logs.sender import Source
 from gantry.model.errors import InvalidParameter
 from gantry.model.task import LogSpec
 
@@ -34,9 +38,12 @@ def size(text: str) -> int:
 
 def check(driver: str, options: Mapping[str, str]) -> None:
     """InvalidParameter with Docker's texts."""
-    known = _KNOWN.get(driver)
-    if known is None:
+    if driver == "none":
         return
+    remote = drivers.OPTIONS.get(driver)
+    known = _KNOWN.get(driver) if remote is None else remote | drivers.COMMON | drivers.CACHE
+    if known is None:
+        raise InvalidParameter(f"logger: no log driver named '{driver}' is registered")
     for key in options:
         if key not in known and key not in _COMMON:
             raise InvalidParameter(f"unknown log opt '{key}' for {driver} log driver")
@@ -47,6 +54,9 @@ def check(driver: str, options: Mapping[str, str]) -> None:
         raise InvalidParameter(
             "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
         )
+    if remote is not None:
+        drivers.CHECKS[driver](options)
+        options = _cache(options)
     try:
         if "max-size" in options:
             size(options["max-size"])
@@ -62,12 +72,25 @@ def check(driver: str, options: Mapping[str, str]) -> None:
         )
 
 
+def _cache(options: Mapping[str, str]) -> dict[str, str]:
+    """Options of the local copy that a driver which sends elsewhere has (moby loggerutils/cache).
+
+    Not compressed: who sends it reads it once more.
+    """
+    return {
+        "max-size": options.get("cache-max-size", "20m"),
+        "max-file": options.get("cache-max-file", "5"),
+    }
+
+
 def log_spec(core: Core, container: Container) -> LogSpec:
     """What the shim writes of the container's output."""
     config = container.record.host_config.log_config
     options = config.config
     if config.type == "none":
         return LogSpec("none", "")
+    if config.type in drivers.OPTIONS:
+        options = _cache(options)
     local = config.type == "local"
     default_size, default_files = ("20m", "5") if local else ("-1", "1")
     compress = options.get("compress", "true" if local else "false").lower() in ("true", "1", "t")
@@ -79,6 +102,26 @@ def log_spec(core: Core, container: Container) -> LogSpec:
         max_file=int(options.get("max-file", default_files)),
         compress=compress and config.type in ("json-file", "local"),
         attrs=_attributes(container, options),
+    )
+
+
+def source(container: Container, host: str) -> Source:
+    """The container as log servers know it. host: this machine's name."""
+    record, options = container.record, container.record.host_config.log_config.config
+    attributes = _attributes(container, options)
+    attributes.pop("tag", None)
+    template = options.get("tag", "") or "{{.ID}}"
+    return Source(
+        container_id=record.id,
+        name=record.name,
+        image_id=record.image,
+        image=record.config.image,
+        command=" ".join([record.path, *record.args]),
+        created=rfc3339(record.created),
+        tag=tag(container, template),
+        host=host,
+        pid=os.getpid(),
+        attributes=attributes,
     )
 
 

@@ -46,6 +46,7 @@ class Recovery:
         self._exits = exits
         self._remover = remover
         self.on_found: Callable[[Container], None] = lambda container: None
+        self.on_all: Callable[[], None] = lambda: None
 
     def load(self) -> None:
         """Read the records. One that cannot be read is left out, with a line in the log."""
@@ -95,6 +96,7 @@ class Recovery:
         """Restart policies; call when all is up."""
         core = self._core
         core.ready.set()
+        self.on_all()
         for container in core.table:
             state = container.state
             if state.running or core.closing:

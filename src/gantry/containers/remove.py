@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 
@@ -84,8 +85,8 @@ class Remover:
             pass
         except GantryError as error:
             _log.error("removing the file system of %s: %s", container.id[:12], error)
-        with contextlib.suppress(OSError):
-            remove_tree(core.folder(container.id))
+        # Not waited for: a long log takes its time, and its record is gone for good.
+        core.owner.spawn(_sweep(core.folder(container.id)), f"sweep {container.id[:12]}")
         if record.host_config.ipc_mode == "shareable":
             surroundings.drop_shm(core, container.id)
         await self._release_volumes(container, volumes)
@@ -137,3 +138,8 @@ class Remover:
             core.table.add(container)
         await links.renamed(core, old, plain)
         core.event(container, "rename", {"oldName": f"/{old}"})
+
+
+async def _sweep(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        await asyncio.to_thread(remove_tree, folder)

@@ -17,6 +17,7 @@ from gantry.containers.core import Core
 from gantry.containers.create import Creator
 from gantry.containers.execs import Execs
 from gantry.containers.exits import Exits
+from gantry.containers.forwarding import Forwarding
 from gantry.containers.health import Health
 from gantry.containers.identity import Identities
 from gantry.containers.listfilter import Filters
@@ -56,10 +57,12 @@ class Containers:
         self._stopper = stopper
         self._exits = exits
         self.recovery = Recovery(core, starter, exits, remover)
-        self.recovery.on_found = self._health.restart
+        self._forwarding = Forwarding(core)
+        self.recovery.on_found = self._found
+        self.recovery.on_all = self._forwarding.resume
         starter.on_start = self._started
         starter.on_failure = exits.failed
-        exits.on_end = self._health.stop
+        exits.on_end = self._ended
 
         self.create = Creator(core, archives.populate).create
         self.start = starter.start
@@ -137,4 +140,12 @@ class Containers:
 
     def _started(self, container: Container, task: Task) -> None:
         self._exits.watch(container, task)
+        self._found(container)
+
+    def _found(self, container: Container) -> None:
         self._health.restart(container)
+        self._forwarding.begin(container)
+
+    def _ended(self, container: Container) -> None:
+        self._health.stop(container)
+        self._forwarding.end(container)

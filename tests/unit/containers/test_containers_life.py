@@ -55,6 +55,7 @@ def test_a_life(tmp_path: Path) -> None:
         assert await world.actions(stream, "destroy") == ["create", "start", "die", "destroy"]
         assert world.snapshots.keys == {}
         assert world.networks.live == {}
+        await world.containers.core.owner.drain()
         assert not list((tmp_path / "containers").iterdir())
 
     play(tmp_path, scenario)
