@@ -203,6 +203,7 @@ class Runtime:
     command: Sequence[str]
     root: Path
     ids: list[str] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __call__(
         self,
@@ -221,12 +222,14 @@ class Runtime:
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def popen(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.command, "--root", str(self.root), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self.processes.append(process)
+        return process
 
     def new_id(self) -> str:
         name = f"oci{uuid.uuid4().hex[:12]}"
@@ -289,6 +292,9 @@ class Runtime:
         wait_for(lambda: self.state(name)["status"] == status, seconds)
 
     def clean(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
         for name in self.ids:
             if (self.root / name).exists():
                 self("delete", "--force", name)

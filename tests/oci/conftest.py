@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,23 @@ def _params() -> list[object]:
         mark = pytest.mark.integration if name == "gantry-runc" else pytest.mark.oci_peer
         found.append(pytest.param(name, id=name, marks=mark))
     return found
+
+
+SECONDS = 150
+
+
+@pytest.fixture(autouse=True)
+def no_hanging() -> Iterator[None]:
+    """A test here takes a second; a runtime that hangs is to fail its test, not the run."""
+
+    def ring(*_: object) -> None:
+        pytest.fail(f"not done after {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

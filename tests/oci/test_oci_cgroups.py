@@ -163,7 +163,10 @@ def test_bad_update_values(runtime: Runtime, bundle: Bundle) -> None:
 
 
 def test_events_stats(runtime: Runtime, bundle: Bundle) -> None:
-    name = runtime.detached(limited(bundle, memory={"limit": 64 << 20}, pids={"limit": 9}))
+    limited(bundle, memory={"limit": 64 << 20}, pids={"limit": 9}).sh("> /up; exec sleep 1000")
+    name = runtime.detached(bundle)
+    # Before that runc's own threads are counted.
+    wait_for((bundle.rootfs / "up").exists)
     result = runtime("events", "--stats", name)
     assert result.code == 0, result.err
     event = json.loads(result.out)
@@ -186,7 +189,6 @@ def test_events_go_on_until_the_end(runtime: Runtime, bundle: Bundle) -> None:
     wait_for(lambda: runtime.state(name)["status"] == "stopped")
     runtime("delete", name)
     assert process.wait(10) in (0, 1)
-    process.communicate()
 
 
 def test_a_limit_that_cannot_be(runtime: Runtime, bundle: Bundle) -> None:

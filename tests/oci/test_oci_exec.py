@@ -138,7 +138,6 @@ def test_init_s_end_ends_it(runtime: Runtime, running: str) -> None:
     wait_for(lambda: len(json.loads(runtime("ps", "-f", "json", running).out)) == 2)
     runtime("kill", running, "KILL")
     assert process.wait(10) == 137
-    process.communicate()
 
 
 def test_rlimits_and_seccomp_apply(runtime: Runtime, bundle: Bundle) -> None:

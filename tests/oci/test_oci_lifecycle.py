@@ -207,7 +207,6 @@ def test_signals_are_passed_on_in_the_foreground(runtime: Runtime, bundle: Bundl
     wait_for((bundle.rootfs / "ready").exists)
     process.terminate()
     assert process.wait(10) == 7
-    process.communicate()
 
 
 def test_log_in_json(runtime: Runtime, tmp_path: Path) -> None:

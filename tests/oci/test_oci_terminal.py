@@ -42,6 +42,7 @@ class ConsoleSocket:
 
     def receive(self) -> int:
         conn, _ = self._socket.accept()
+        conn.settimeout(10)
         with conn:
             _, ancillary, _, _ = conn.recvmsg(4096, socket.CMSG_SPACE(4))
         return array.array("i", ancillary[0][2])[0]
