@@ -408,7 +408,7 @@ class BridgeDriver:
                 continue
             prefix = ip_network(pool.subnet).prefixlen
             messages.append(netlink.add_address(index, pool.gateway, prefix, broadcast=True))
-        if has6:
+        if has6 and not (record.internal and options.mode6 == "isolated"):
             messages.append(netlink.add_address(index, "fe80::1", 64))
         messages.append(netlink.set_link(index, up=True))
         if ours and not made:

@@ -401,11 +401,18 @@ def delete_address(index: int, address: str, prefix: int) -> Message:
 
 
 def add_route(
-    index: int, *, gateway: str = "", target: str = "", version: int = 4, metric: int = 0
+    index: int,
+    *,
+    gateway: str = "",
+    target: str = "",
+    version: int = 4,
+    metric: int = 0,
+    replace: bool = True,
 ) -> Message:
     """A route to `target` ("address/prefix", "" for the default) by `gateway` or on-link."""
     payload, what = _route(index, gateway, target, version, metric)
-    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, payload, f"add {what}")
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
+    return Message(RTM_NEWROUTE, flags, payload, f"add {what}")
 
 
 def delete_route(

@@ -455,7 +455,10 @@ class Sandboxes:
                         messages += self._routes(inside, live.endpoints[old], version, remove=True)
                     if new:
                         messages += self._routes(inside, live.endpoints[new], version)
-                inside.batch(messages)
+                try:
+                    inside.batch(messages)
+                except FileExistsError as error:
+                    raise System("failed to set gateway: file exists") from error
 
         await self._namespaces.run(partial(self._namespaces.inside, live.netns_fd, change))
 
@@ -466,8 +469,10 @@ class Sandboxes:
         if link is None:
             return []
         gateway = state.gateway if version == 4 else state.ipv6_gateway
-        make = netlink.delete_route if remove else netlink.add_route
-        return [make(link.index, gateway=gateway, version=version)]
+        if remove:
+            return [netlink.delete_route(link.index, gateway=gateway, version=version)]
+        # A route that the container itself has made is not ours to replace.
+        return [netlink.add_route(link.index, gateway=gateway, version=version, replace=False)]
 
     # --- sandboxes made ahead --------------------------------------------------------------------
 

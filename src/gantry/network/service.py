@@ -352,6 +352,7 @@ class Networks:
         record = self._catalog.find(name)
         if scope and record.scope != scope:
             raise NotFound(f"network {name} not found")
+        await self._sandboxes.reap()  # addresses of containers that ended are free
         return views.detail(record, self._members(record), self._status(record), verbose=verbose)
 
     async def create(self, body: Json) -> Json:
@@ -581,9 +582,10 @@ class Networks:
             raise Conflict(f"container {container_id} is not running in a network of its own")
         return live
 
-    def _status(self, record: NetworkRecord) -> dict[str, tuple[int, int]]:
-        if record.ipam_driver != "default":
-            return {}
+    def _status(self, record: NetworkRecord) -> dict[str, tuple[int, int]] | None:
+        """None where a plugin keeps the books, or there are none."""
+        if record.ipam_driver != "default" or record.driver in ("host", "null"):
+            return None
         found: dict[str, tuple[int, int]] = {}
         for pool in record.ipam:
             if pool.pool_id:

@@ -68,7 +68,7 @@ def _ipam_config(record: NetworkRecord) -> list[Json] | None:
 def detail(
     record: NetworkRecord,
     endpoints: Iterable[tuple[str, str, EndpointState]],
-    status: Mapping[str, tuple[int, int]],
+    status: Mapping[str, tuple[int, int]] | None,
     *,
     verbose: bool,
 ) -> Json:
@@ -87,7 +87,7 @@ def detail(
     }
     if verbose:
         shown["Services"] = {}
-    if status:
+    if status is not None:
         shown["Status"] = {
             "IPAM": {
                 "Subnets": {
