@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from gantry.kernel import procfs
 from gantry.model.errors import InvalidParameter
 from gantry.model.snapshot import Snapshotter
 from gantry.snapshots.choice import ALIASES, choose
@@ -42,7 +43,9 @@ def _overlay2(options: Sequence[str], root: str) -> Snapshotter:
     found = parse_options(mine, "overlay2", frozenset({"size", "override_kernel_check"}))
     if "size" in found:
         parse_size(found["size"])
-    return OverlaySnapshotter(root, default_size=found.get("size", ""))
+    return OverlaySnapshotter(
+        root, userxattr=procfs.in_user_namespace(), default_size=found.get("size", "")
+    )
 
 
 def _vfs(options: Sequence[str], root: str) -> Snapshotter:

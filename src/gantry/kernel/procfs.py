@@ -132,6 +132,14 @@ def outer_uid() -> int:
     return uid
 
 
+def in_user_namespace() -> bool:
+    """Whether users here are others outside: of the first user namespace, all are themselves."""
+    try:
+        return read("/proc/self/uid_map").split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
 def status_field(pid: int | str, field: str) -> str:
     """One field of /proc/PID/status, "" when the kernel has none of that name."""
     for line in read(f"/proc/{pid}/status").splitlines():

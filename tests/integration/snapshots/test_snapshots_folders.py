@@ -47,6 +47,13 @@ class TestOverlay(SnapshotterContract):
         driver.close()
 
 
+class TestOverlayByUsers(SnapshotterContract):
+    """With user.* xattrs, as an engine in a user namespace has to."""
+
+    def open(self, root: str) -> Snapshotter:
+        return OverlaySnapshotter(root, userxattr=True)
+
+
 class TestVfs(SnapshotterContract):
     def open(self, root: str) -> Snapshotter:
         return VfsSnapshotter(root)
