@@ -175,8 +175,9 @@ def _in_body(status: int, body: bytes, kind: str) -> tuple[str, str]:
     errors = document.get("errors")
     found = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
     if not found:
-        if status in _BY_STATUS:
-            return plain, f"{plain.lower()}: {_MESSAGES[plain]}"
+        if status == 401 or not kind:
+            text = shown if shown and not kind else _MESSAGES[plain]
+            return plain, f"{plain.lower()}: {text}"
         why = "no error details found in HTTP response body"
         if not shown:
             why = "unexpected end of JSON input"

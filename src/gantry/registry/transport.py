@@ -281,7 +281,8 @@ def _read_token(body: bytes, realm: str) -> Token:
     try:
         return token_of(parse(body))
     except KeyError:
-        raise RegistryError(f"authorization server {realm} did not include a token in the response")
+        text = "authorization server did not include a token in the response"
+        raise RegistryError(f"{text} ({realm})") from None
 
 
 async def small(response: aiohttp.ClientResponse) -> bytes:

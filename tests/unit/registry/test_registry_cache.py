@@ -73,6 +73,9 @@ def test_passed_on_as_it_comes(run: Callable[[Body], None]) -> None:
                 assert await response.content.read() == DATA[1 << 20 :]
         assert upstream.seen("GET", PATH) == 1
         upstream.hook = lambda request: web.Response(status=500)
+        async with asyncio.timeout(10):
+            while cache.registry.blobs.size(digest(DATA)) is None:  # it is being put in place
+                await asyncio.sleep(0)
         status, _, data = await cache.call("GET", PATH, headers={"Range": "bytes=5-9"})
         assert (status, data) == (206, DATA[5:10])
 

@@ -157,7 +157,8 @@ class TestErrors:
                 "errors:\nname invalid: x\nunknown: unknown error\n",
                 "NAME_INVALID",
             ),
-            (403, {}, "denied: requested access to the resource is denied", "DENIED"),
+            (403, None, "denied: requested access to the resource is denied", "DENIED"),
+            (403, {}, "denied: {}", "DENIED"),
             (500, None, "received unexpected HTTP status: 500 Internal Server Error", ""),
             (
                 401,
@@ -177,8 +178,11 @@ class TestErrors:
         assert (str(html), html.code) == ("unknown: <html>no</html>", "UNKNOWN")
         many = of_response(429, b"slow down\n", {"Content-Type": "text/plain"})
         assert (str(many), many.final) == ("toomanyrequests: slow down", True)
-        odd = of_response(404, b"{}", {"Content-Type": "application/json"})
-        assert str(odd).startswith("error parsing HTTP 404 response body: ")
+        for status, body in ((404, b"{}"), (403, b"no way"), (400, b"")):
+            odd = of_response(status, body, {"Content-Type": "application/json"})
+            assert str(odd).startswith(f"error parsing HTTP {status} response body: ")
+        lost = of_response(401, b'{"error": "unauthorized"}', {"Content-Type": "application/json"})
+        assert str(lost) == "unauthorized: authentication required"
         refused = of_response(
             401,
             json.dumps({"errors": [{"code": "UNAUTHORIZED"}]}).encode(),
