@@ -85,7 +85,7 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
         stdio=None,
         preserve_fds=preserve,
         systemd_cgroup=context.systemd_cgroup,
-        hybrid_cgroup=True,
+        hybrid_cgroup=detach,  # it takes a wait, and nobody looks for one that is attended
         rootless={"true": True, "false": False}.get(context.rootless),
         start_now=start,
         no_pivot=arguments.flag("no-pivot"),
