@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -32,10 +32,11 @@ from gantry.model.errors import (
     GantryError,
     InvalidParameter,
     NotFound,
-    NotImplementedHere,
     System,
 )
+from gantry.model.mount import Mount
 from gantry.model.network import EndpointConfig, Sandbox, SandboxRequest
+from gantry.mounts.apply import apply
 
 EGRESS: Final = "gantry.egress.allow"
 
@@ -264,10 +265,24 @@ def _image(core: Core, container: Container, record: MountRecord, during: AsyncE
     if len(mounts) != 1:
         raise System(f"image {record.source} cannot be mounted by this storage driver")
     if record.subpath:
-        if mounts[0].type != "bind" and "bind" not in mounts[0].options:
-            raise NotImplementedHere("image-subpath works with images of one layer only")
-        return Bind(record, _subpath(core, mounts[0].source, record.subpath, during))
+        whole = mounts[0].source
+        if mounts[0].type != "bind":
+            whole = _mounted_whole(core, mounts, during)
+        return Bind(record, _subpath(core, whole, record.subpath, during))
     return Bind(record, mounts[0].source, mounts[0])
+
+
+def _mounted_whole(core: Core, mounts: Sequence[Mount], during: AsyncExitStack) -> str:
+    """An image's layers together at a place of ours, until a part of it is bound elsewhere."""
+    place = os.path.join(core.settings.exec_root, "subpaths", os.urandom(8).hex())
+    os.makedirs(place, 0o700)
+    during.callback(os.rmdir, place)
+    try:
+        apply(mounts, place)
+    except OSError as error:
+        raise System(f"cannot mount image: {error}") from error
+    during.callback(umount2, place, MNT_DETACH)
+    return place
 
 
 def _drop_images(core: Core, container: Container) -> None:

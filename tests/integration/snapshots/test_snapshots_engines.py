@@ -122,6 +122,27 @@ class TestDriver:
         assert "virtual" in size
         cli("rm", "copied").ok()
 
+    def test_image_mounts(self, driven: Engine) -> None:
+        """Whole images and parts of them, of several layers, as volumes."""
+        cli = driven.cli()
+        if cli.major < 28:
+            pytest.skip("image mounts are new in docker 28")
+        upper = io.BytesIO()
+        with tarfile.open(fileobj=upper, mode="w") as tar:
+            image.add_file(tar, "www/added", b"added\n")
+            image.add_file(tar, "www/.wh.index.html", b"")
+        layers = [image.rootfs(), upper.getvalue()]
+        cli("load", stdin=image.docker_archive("two:1", layers)).ok()
+        for words, path in (("", "/m/www"), (",image-subpath=www", "/m")):
+            mount = f"type=image,source=two:1,target=/m{words}"
+            out = cli("run", "--rm", "--mount", mount, "busybox", "ls", path).ok()
+            assert out == "added"
+        mount = "type=image,source=two:1,target=/m,image-subpath=www/added"
+        assert cli("run", "--rm", "--mount", mount, "busybox", "cat", "/m").ok() == "added"
+        mount = "type=image,source=two:1,target=/m,image-subpath=none"
+        cli("run", "--rm", "--mount", mount, "busybox", "true").failed(127, "cannot access path")
+        cli("rmi", "two:1").ok()
+
     def test_survives_a_restart(self, driven: Engine) -> None:
         cli = driven.cli()
         cli("run", "--name", "kept", "busybox", "sh", "-c", "echo kept > /kept").ok()
