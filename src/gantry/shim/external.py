@@ -103,7 +103,13 @@ class ExternalContainer:
         self._run("resume", self._id)
 
     def update(self, resources: bytes) -> None:
-        self._run("update", "--resources", "-", self._id, stdin=resources)
+        # Not by stdin: crun opens /dev/stdin, which not every /dev has.
+        path = f"{self._bundle}/resources-{os.getpid()}.json"
+        _write(path, resources)
+        try:
+            self._run("update", "--resources", path, self._id)
+        finally:
+            os.unlink(path)
 
     def pids(self) -> Sequence[int]:
         found = json.loads(self._run("ps", "--format", "json", self._id))
@@ -159,13 +165,11 @@ class ExternalContainer:
         with connection:
             return Started(_take_pid(pid_file), _receive_fd(connection))
 
-    def _run(
-        self, *words: str, fds: tuple[int, int, int] | None = None, stdin: bytes | None = None
-    ) -> str:
+    def _run(self, *words: str, fds: tuple[int, int, int] | None = None) -> str:
         """Run the binary to its end and give its output. RuntimeFailed with its last error."""
         _unlink(self._log)
         command = [*self._command, "--log", self._log, "--log-format", "json", *words]
-        status, output = spawn(command, fds, stdin, folder=self._bundle)
+        status, output = spawn(command, fds, folder=self._bundle)
         if status == 0:
             return output
         text = _last_error(read_if_there(self._log)) or output.strip() or f"exit status {status}"
@@ -175,17 +179,13 @@ class ExternalContainer:
 def spawn(
     command: list[str],
     fds: tuple[int, int, int] | None,
-    stdin: bytes | None,
     *,
     folder: str,
 ) -> tuple[int, str]:
     """Run a program to its end: exit code and what it wrote (with `fds`: it has those)."""
     output = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    source = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    source = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if stdin:
-            os.write(source, stdin)
-            os.lseek(source, 0, os.SEEK_SET)
         actions = [
             (os.POSIX_SPAWN_DUP2, fd, number)
             for number, fd in enumerate(fds or (source, output, output))
