@@ -15,6 +15,9 @@ class Images(Protocol):
     def resolve(self, name: str) -> Image:
         """NotFound `No such image: x:latest`."""
 
+    def released(self) -> None:
+        """A container's file system is gone: layers that only it needed may go, too."""
+
     def children(self, image_id: str) -> Set[str]:
         """Ids of the images made from it here, directly and not."""
 

@@ -85,6 +85,7 @@ class Remover:
             pass
         except GantryError as error:
             _log.error("removing the file system of %s: %s", container.id[:12], error)
+        core.images.released()
         # Not waited for: a long log takes its time, and its record is gone for good.
         core.owner.spawn(_sweep(core.folder(container.id)), f"sweep {container.id[:12]}")
         if record.host_config.ipc_mode == "shareable":

@@ -12,6 +12,7 @@ class ImagesForContainers:
 
     def __init__(self, images: Images) -> None:
         self.resolve = images.resolve
+        self.released = images.drop_orphans
         self._catalog = images.catalog
 
     def children(self, image_id: str) -> Set[str]:

@@ -183,6 +183,10 @@ class Images:
     async def prune(self, filters: Filters) -> Json:
         return await self._remover.prune(filters)
 
+    def drop_orphans(self) -> None:
+        """Remove layers of deleted images that a container was on, once it is gone."""
+        self._registrar.drop_orphans()
+
     # ---- in and out
 
     def load(
@@ -288,6 +292,7 @@ class Images:
                 except NotFound:
                     continue
             if len(again) == len(left):
+                self._registrar.orphans.update(left)
                 break  # containers lie on them
             left = again
 

@@ -58,6 +58,8 @@ class Registrar:
         self.content = content
         self.layers = layers
         self._emit = emit
+        self.orphans: set[str] = set()
+        """Snapshots of images that are gone, which only containers hold."""
 
     # ---- images
 
@@ -186,10 +188,29 @@ class Registrar:
             except NotFound:
                 continue
             except Conflict:
+                self.orphans.update(chain[: chain.index(chain_id) + 1])
                 break  # a container's layer lies on it
             self.layers.sizes.pop(chain_id, None)
             gone.append(chain_id)
         return gone
+
+    def drop_orphans(self) -> None:
+        """Remove those of `orphans` that nothing lies on any more and no image needs again."""
+        snapshots = self.layers.snapshots
+        gone = True
+        while gone and self.orphans:
+            gone = False
+            for chain_id in list(self.orphans):
+                if not self.catalog.uses_chain(chain_id):
+                    try:
+                        snapshots.remove(chain_id)
+                    except Conflict:
+                        continue
+                    except NotFound:
+                        pass
+                    self.layers.sizes.pop(chain_id, None)
+                self.orphans.discard(chain_id)
+                gone = True
 
     # ---- events
 

@@ -64,6 +64,9 @@ class FakeImages:
         self.by_name[name] = self.by_name[image_id] = image
         return image
 
+    def released(self) -> None:
+        pass
+
     def resolve(self, name: str) -> Image:
         found = self.by_name.get(name) or self.by_name.get(name.removesuffix(":latest"))
         if found is None:

@@ -617,9 +617,31 @@ class TestRemove:
             if box.driver != "vfs":
                 assert box.snapshots.exists(image.chain_ids[0])
             assert box.snapshots.exists(image.chain_ids[1])
+            box.images.drop_orphans()
+            assert box.snapshots.exists(image.chain_ids[1])
             box.snapshots.remove("c")
-            await box.images.recover()
+            box.images.drop_orphans()
             assert not list(box.snapshots.walk())
+
+        run(body)
+
+    @pytest.mark.parametrize("again", [False, True])
+    def test_after_a_restart(self, run: Callable[[Body], None], again: bool) -> None:
+        """A container's layers are still known as nobody else's, unless an image came back."""
+
+        async def body(box: ImageBox) -> None:
+            data = docker_archive([BASE, TOP], ["a"])
+            await box.load(data)
+            image = box.images.resolve("a")
+            box.snapshots.prepare("c", image.chain_id)
+            box.users.users[image.id] = [("c", False)]
+            await box.images.remove("a", force=True, noprune=False)
+            await box.images.recover()
+            if again:
+                await box.load(data)
+            box.snapshots.remove("c")
+            box.images.drop_orphans()
+            assert len(list(box.snapshots.walk())) == (2 if again else 0)
 
         run(body)
 
