@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,8 @@ def test_time_namespace(runtime: Runtime, bundle: Bundle) -> None:
     bundle.part("linux")["timeOffsets"] = {"boottime": {"secs": 1000000}}
     uptime = float(runtime.ok(bundle.args("cat", "/proc/uptime")).split()[0])
     assert uptime > 1000000
+    name = runtime.detached(bundle.args("sleep", "1000"))
+    assert float(runtime("exec", name, "cat", "/proc/uptime").out.split()[0]) > 1000000
 
 
 @pytest.fixture
@@ -234,3 +237,53 @@ def test_a_source_that_only_root_may_reach(
     locked.chmod(0o700)
     mapped.mount("/mnt/l", "bind", str(locked / "in"), "bind")
     assert runtime.ok(mapped.args("cat", "/mnt/l/file")) == "reached"
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_network_device_moves_in(runtime: Runtime, bundle: Bundle, mapped: bool) -> None:
+    """With its addresses, under another name, and up."""
+    if runtime.name == "runc":
+        pytest.skip("runc 1.1 moves no devices")
+    if shutil.which("ip") is None:
+        pytest.skip("needs iproute2")
+    bundle.part("linux", "netDevices")["gvt0"] = {"name": "eth7"}
+    if mapped:
+        bundle.namespace("user")
+        maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        bundle.part("linux")["uidMappings"] = bundle.part("linux")["gidMappings"] = maps
+    words = [*runtime.command, "--root", str(runtime.root), "run"]
+    words += ["-b", str(bundle.args("ip", "addr", "show", "eth7").write()), runtime.new_id()]
+    script = (
+        "ip link add gvt0 type veth peer name gvt1 && ip link set gvt0 mtu 1400 && "
+        "ip addr add 10.77.0.5/24 dev gvt0 && ip addr add 2001:db8::5/64 dev gvt0 nodad && "
+        'ip link set gvt1 up && "$@" && ! ip link show gvt0 2>&1'
+    )
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", script, "sh", *words],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for part in ("mtu 1400", ",UP", "inet 10.77.0.5/24", "inet6 2001:db8::5/64"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("devices", "network", "text"),
+    [
+        ({"nonesuch0": {}}, True, "nonesuch0"),
+        ({"a/b": {}}, True, "invalid network device name"),
+        ({"lo": {"name": "x" * 16}}, True, "invalid network device name"),
+        ({"lo": {}}, False, "without a NET namespace"),
+    ],
+)
+def test_a_network_device_that_cannot_move(
+    runtime: Runtime, bundle: Bundle, devices: dict[str, object], network: bool, text: str
+) -> None:
+    if runtime.name == "runc":
+        pytest.skip("runc 1.1 moves no devices")
+    bundle.part("linux")["netDevices"] = devices
+    if not network:
+        bundle.without("network")
+    result = runtime.run(bundle)
+    assert result.code == 1
+    assert text in result.err

@@ -80,6 +80,7 @@ def run(
         has_pid = bool(kept.namespaces & syscalls.CLONE_NEWPID)
         # It never waits for the caller when it enters the cgroup by itself.
         waits = len(every) > len(entrances) or (program is not None and program.listener)
+        waits |= bool(kept.namespaces & syscalls.CLONE_NEWTIME)  # who enters one is alone
         share = vfork.available and bool(entrances) and not waits
         if share:
             ours.send(handshake.GO)

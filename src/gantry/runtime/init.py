@@ -174,7 +174,7 @@ class Init:
         rootfs.take_root()
         rootfs.mount_all()
         self.wait_for_cgroup()
-        if plan.hooks.prestart or plan.hooks.create_runtime:
+        if plan.hooks.prestart or plan.hooks.create_runtime or plan.net_devices:
             self.channel.send(handshake.HOOKS)
             if self.channel.receive()[0] != handshake.HOOKS_DONE:
                 os._exit(1)

@@ -332,6 +332,7 @@ def _plan(
         fifo=fifo,
         no_pivot=no_pivot,
         mount_label=linux.mount_label,
+        net_devices=bool(linux.net_devices),
     )
 
 
@@ -368,6 +369,8 @@ def _can_share_memory(thought: InitPlan, cgroup: Cgroup) -> bool:
         and not any(planned.late for planned in thought.mounts)
         and not thought.namespaces.has("user")
         and not (hooks_.prestart or hooks_.create_runtime or hooks_.create_container)
+        and not thought.net_devices
+        and not thought.namespaces.has("time")  # only a whole process may enter one
         and not hooks_.start_container
         and not (program is not None and program.listener)
     )
@@ -442,7 +445,7 @@ def _converse(
             finally:
                 os.close(tree)
         elif kind == handshake.HOOKS:
-            _host_hooks(spec, kept, pid)
+            _host_side(spec, kept, pid, linux)
             channel.send(handshake.HOOKS_DONE)
         elif kind == handshake.NOTIFY and fd is not None:
             try:
@@ -461,8 +464,14 @@ def _converse(
             raise RuntimeFailure(f"{UNABLE}container init was OOM-killed (memory limit too low?)")
 
 
-def _host_hooks(spec: oci.Spec, kept: State, pid: int) -> None:
-    assert spec.hooks is not None
+def _host_side(spec: oci.Spec, kept: State, pid: int, linux: oci.Linux) -> None:
+    """Network devices, and the hooks of the host's side."""
+    if linux.net_devices:
+        from gantry.runtime import netdevices
+
+        netdevices.move(linux.net_devices, pid)
+    if spec.hooks is None:
+        return
     document = json.dumps(state.oci_state(kept, "creating", pid)).encode()
     try:
         hooks.run("prestart", spec.hooks.prestart, document)

@@ -97,6 +97,7 @@ class InitPlan(Record):
     fifo: int | None
     no_pivot: bool = False
     mount_label: str = ""
+    net_devices: bool = False
     late_seccomp: bool = False
 
 

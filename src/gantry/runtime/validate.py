@@ -75,7 +75,9 @@ def _linux(config: oci.Spec, linux: oci.Linux, given: Collection[str]) -> None:
     if linux.intel_rdt is not None:
         raise RuntimeFailure("intelRdt is specified in config, but Intel RDT is not supported")
     if linux.net_devices:
-        raise RuntimeFailure("linux.netDevices: moving network devices is not supported")
+        from gantry.runtime import netdevices
+
+        netdevices.check(linux.net_devices, kinds)
     _user(linux, kinds)
     _time(linux, kinds)
     if linux.sysctl:
