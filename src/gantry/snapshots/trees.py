@@ -15,47 +15,31 @@ _FICLONE: Final = 0x40049409
 
 
 def disk_usage(path: str) -> Usage:
-    """Blocks and inodes below `path`, hard links counted once; what vanishes is not counted."""
-    total = 0
-    inodes = 0
-    seen: set[tuple[int, int]] = set()
-    for _, _, files, fd in os.fwalk(path, follow_symlinks=False):
-        info = os.fstat(fd)
-        total += info.st_blocks * 512
-        inodes += 1
-        for name in files:
-            try:
-                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if info.st_nlink > 1:
-                identity = (info.st_dev, info.st_ino)
-                if identity in seen:
-                    continue
-                seen.add(identity)
-            total += info.st_blocks * 512
-            inodes += 1
-    return Usage(total, inodes)
+    """What is in all files below `path`, as Docker counts (moby `pkg/directory`): their lengths,
+    hard links once, folders as nothing; what vanishes is not counted."""
+    return difference(path, None)
 
 
 def difference(path: str, parent: str | None) -> Usage:
     """As `disk_usage`, of what is not the same in the tree `parent`: file by file, told by
     attributes, size and time as for a layer (`gantry.archive.diff`)."""
-    if parent is None:
-        return disk_usage(path)
     total = inodes = 0
     seen: set[tuple[int, int]] = set()
     for folder, names, files, fd in os.fwalk(path, follow_symlinks=False):
-        below = parent + folder[len(path) :]
+        below = parent + folder[len(path) :] if parent is not None else None
         for name in (*names, *files):
             try:
                 info = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if _same(info, os.path.join(below, name)) or (info.st_dev, info.st_ino) in seen:
+            if below is not None and _same(info, os.path.join(below, name)):
                 continue
-            seen.add((info.st_dev, info.st_ino))
-            total += info.st_blocks * 512
+            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                if (info.st_dev, info.st_ino) in seen:
+                    continue
+                seen.add((info.st_dev, info.st_ino))
+            if not stat.S_ISDIR(info.st_mode):
+                total += info.st_size
             inodes += 1
     return Usage(total, inodes)
 
