@@ -6,6 +6,7 @@ shapes of moby's `SystemInfo` and `SystemVersion`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import socket
@@ -136,7 +137,7 @@ class System:
                 "Volume": ["local"],
                 "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
                 "Authorization": None,
-                "Log": ["json-file", "local"],
+                "Log": ["fluentd", "gelf", "journald", "json-file", "local", "syslog"],
             },
             "MemoryLimit": "memory" in controllers,
             "SwapLimit": _swap_limit(facts.cgroup_version),
@@ -149,7 +150,7 @@ class System:
             "Debug": options.flag("debug"),
             "NFd": len(os.listdir("/proc/self/fd")),
             "OomKillDisable": facts.cgroup_version == 1,
-            "NGoroutines": len(os.listdir("/proc/self/task")),
+            "NGoroutines": len(asyncio.all_tasks()) + len(os.listdir("/proc/self/task")),
             "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "LoggingDriver": options.text("log-driver"),
             "CgroupDriver": facts.cgroup_driver,
