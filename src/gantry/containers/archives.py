@@ -33,7 +33,7 @@ from gantry.containers.view import Tree
 from gantry.images.bridge import Inlet, outlet
 from gantry.ipc.owner import TaskOwner
 from gantry.kernel.syscalls import RESOLVE_IN_ROOT, openat2
-from gantry.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, System
+from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.model.mount import Mount
 from gantry.model.snapshot import Flavour
 from gantry.mounts.resolve import open_in_root
@@ -207,6 +207,9 @@ class Archives:
             scope.callback(os.close, held)
             if not modes.S_ISDIR(os.fstat(held).st_mode):
                 raise InvalidParameter("extraction point is not a directory")
+            real = os.path.normpath("/" + os.readlink(f"/proc/self/fd/{held}").lstrip("/"))
+            if container.record.host_config.readonly_rootfs and _on_rootfs(container, real):
+                raise InvalidParameter("container rootfs is marked read-only")
             root = os.open(f"/proc/self/fd/{held}", _LOOK & ~os.O_PATH)
             scope.callback(os.close, root)
             _, source = decompress(inlet.read)
@@ -218,7 +221,7 @@ class Archives:
             except OSError as error:
                 if error.errno == errno.EROFS:
                     what = "container rootfs" if _on_rootfs(container, path) else "mounted volume"
-                    raise Forbidden(f"{what} is marked read-only") from None
+                    raise InvalidParameter(f"{what} is marked read-only") from None
                 raise System(f"cannot extract to {path}: {error}") from error
 
     def _export(self, container: Container) -> Iterator[bytes]:

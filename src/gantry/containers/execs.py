@@ -97,7 +97,7 @@ class Execs:
     async def create(self, container: str, request: ExecCreate) -> str:
         """Conflict when the container does not run or is paused."""
         found = self._core.table.get(container)
-        self._check(found)
+        self._check(found, container)
         if not request.cmd:
             raise InvalidParameter("No exec command specified")
         if request.detach_keys:
@@ -203,6 +203,13 @@ class Execs:
         stream = await self.start(made.id, detach=False, tty=None, console_size=None)
         return made, stream
 
+    def forget(self, container: Container) -> None:
+        """At its end: what was never started can't be any more."""
+        for made in list(container.live.execs.values()):
+            if not made.started:
+                del container.live.execs[made.id]
+                self._all.pop(made.id, None)
+
     def _get(self, exec_id: str) -> Exec:
         found = self._all.get(exec_id)
         if found is None:
@@ -214,7 +221,7 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    def _check(self, container: Container) -> Task:
+    def _check(self, container: Container, name: str = "") -> Task:
         state, task = container.state, container.live.task
         if state.restarting:
             raise Conflict(
@@ -223,7 +230,9 @@ class Execs:
         if not state.running or task is None:
             raise Conflict(f"container {container.id} is not running")
         if state.paused:
-            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+            raise Conflict(
+                f"Container {name or container.id} is paused, unpause the container before exec"
+            )
         return task
 
     async def _process(self, one: Exec) -> bytes:

@@ -148,4 +148,5 @@ class Containers:
 
     def _ended(self, container: Container) -> None:
         self._health.stop(container)
+        self.execs.forget(container)
         self._forwarding.end(container)

@@ -280,8 +280,10 @@ class Shim:
             self._unseen[name] = status  # for the daemon that comes next
 
     def _look_for_folder(self) -> None:
-        """A daemon finds us by our folder. Ended, alone and without it, nobody ever comes."""
-        if not self._peers and not self.folder.exists():
+        """A daemon finds us by our folder. Ended, alone and without it, nobody ever comes; but
+        a slow client may still be owed output."""
+        idle = all(process.io.idle for process in (self._init, *self._execs.values()))
+        if idle and not self._peers and not self.folder.exists():
             self._loop.stop()
         else:
             self._loop.later(FOLDER_SECONDS, self._look_for_folder)

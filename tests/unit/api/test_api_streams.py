@@ -80,7 +80,7 @@ def test_attach_errors_have_a_status(tmp_path: Path) -> None:
             assert (await served.client.answer()).status == 404
             served.fakes.recorder.errors["attach"] = Conflict("container c is paused")
             served.client.send(ask("/containers/c/attach?stdout=1"))
-            assert (await served.client.answer()).message == "container c is paused"
+            assert (await served.client.answer()).body == b"container c is paused\r\n"
 
     run(main)
 

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from gantry.api import params
 from gantry.api.backend import ByteStream
 from gantry.api.call import MULTIPLEXED, RAW_STREAM, Call
+from gantry.api.errors import status_of
 from gantry.api.pump import Framed, Unframed, pump
 from gantry.api.router import Route
-from gantry.http.reply import TAKEN, Sendable
+from gantry.http.reply import TAKEN, Reply, Sendable
 from gantry.model.container import ExecCreate, Wire
 from gantry.model.errors import GantryError, InvalidParameter
 
@@ -37,15 +38,19 @@ async def attach(call: Call) -> Sendable:
     The attachment is registered before the head is sent, so a client that starts the
     container after it loses nothing.
     """
-    attachment = await call.backends.containers.attach(
-        call.name,
-        stdin=call.flag("stdin"),
-        stdout=call.flag("stdout"),
-        stderr=call.flag("stderr"),
-        logs=call.flag("logs"),
-        stream=call.flag("stream"),
-        detach_keys=call.text("detachKeys") or None,
-    )
+    try:
+        attachment = await call.backends.containers.attach(
+            call.name,
+            stdin=call.flag("stdin"),
+            stdout=call.flag("stdout"),
+            stderr=call.flag("stderr"),
+            logs=call.flag("logs"),
+            stream=call.flag("stream"),
+            detach_keys=call.text("detachKeys") or None,
+        )
+    except GantryError as error:  # moby has no JSON here: the connection is taken over already
+        kind = MULTIPLEXED if call.version >= 42 else RAW_STREAM
+        return Reply(call.app.head(status_of(error), kind), f"{error}\r\n".encode())
     try:
         tty = attachment.tty
         raw = call.hijack(hijack_head(call, multiplexed=not tty))

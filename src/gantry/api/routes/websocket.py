@@ -80,6 +80,7 @@ async def attach(call: Call) -> Sendable:
     """GET /containers/{name}/attach/ws. All three streams up to 1.41."""
     if call.rest != "ws":
         raise NotFound("page not found")
+    call.backends.containers.tty(call.name)  # NotFound
     if call.request.headers.get("Upgrade", "").lower() != "websocket":
         raise InvalidParameter("not a websocket handshake")
     every = call.version < 42
