@@ -56,7 +56,7 @@ test-oci: packages build
 
 # The tests that depend on the cgroup version, on a kernel that has only cgroup v2.
 CGROUP2_TESTS ?= $(wildcard tests/integration/cgroups tests/integration/runtime \
-	tests/integration/shim) tests/compat/test_cli_resources.py tests/compat/test_cli_security.py \
+	tests/integration/shim tests/integration/snapshots/test_snapshots_devicemapper.py) tests/compat/test_cli_resources.py tests/compat/test_cli_security.py \
 	tests/compat/test_cli_run.py tests/compat/test_api_streams.py
 test-cgroup2: build
 	./scripts/packages.sh cgroup2

@@ -10,14 +10,17 @@ case ${1:-test} in
   test)
     wanted="$common docker.io iptables runc util-linux procps openssl"
     welcome="crun skopeo strace podman docker-registry criu fuse-overlayfs dmsetup"
+    welcome="$welcome btrfs-progs xfsprogs"
     ;;
-  bench) wanted="$common docker.io iptables iperf3 dnsperf" ;;
-  cgroup2) wanted="$common docker.io iptables user-mode-linux" ;;
+  bench) wanted="$common docker.io iptables iperf3 dnsperf docker-registry" ;;
+  cgroup2) wanted="$common docker.io iptables user-mode-linux dmsetup" ;;
   *) echo "packages: unknown purpose: $1" >&2; exit 2 ;;
 esac
 # What counts is the program: it may have come from elsewhere than a package.
 program() {
   case $1 in
+    btrfs-progs) command -v mkfs.btrfs ;;
+    xfsprogs) command -v mkfs.xfs ;;
     busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
     docker.io) command -v dockerd && command -v docker ;;
     iproute2) command -v ip ;;
