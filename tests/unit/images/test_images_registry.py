@@ -726,14 +726,14 @@ class TestAuthentication:
             registry.hook = hook
             name = f"{registry.host}/x"
             with pytest.raises(
-                GantryError, match='^Head "http://.*/x/manifests/1": no basic auth credentials$'
+                GantryError, match=r'^Head "http://.*/x/manifests/1": no basic auth credentials$'
             ):
                 await pull(box, name, "1")
             wrong = {"username": "me", "password": "x", "serveraddress": registry.host}
-            with pytest.raises(Unauthorized, match="^unauthorized: authentication required$"):
+            with pytest.raises(Unauthorized, match=r"^unauthorized: authentication required$"):
                 await pull(box, name, "1", auth=wrong)
             with pytest.raises(
-                Unauthorized, match="^login attempt to http://.*/v2/ failed with status: 401 Unau"
+                Unauthorized, match=r"^login attempt to http://.*/v2/ failed with status: 401 Unau"
             ):
                 await box.images.login(wrong)
             await pull(box, name, "1", auth={"username": "me", "password": "secret"})
