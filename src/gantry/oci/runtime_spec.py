@@ -23,7 +23,7 @@ I32 = int
 I64 = int
 
 LinuxResources = Resources
-VERSION: Final = "1.2.1"
+VERSION: Final = "1.3.0"
 
 
 class Scheduler(Record):

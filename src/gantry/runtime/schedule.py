@@ -34,7 +34,7 @@ _IO_CLASSES: Final[Mapping[str, int]] = {
     "IOPRIO_CLASS_BE": 2,
     "IOPRIO_CLASS_IDLE": 3,
 }
-_MEMORY_MODES: Final[Mapping[str, int]] = {
+MEMORY_MODES: Final[Mapping[str, int]] = {
     "MPOL_DEFAULT": 0,
     "MPOL_PREFERRED": 1,
     "MPOL_BIND": 2,
@@ -43,7 +43,7 @@ _MEMORY_MODES: Final[Mapping[str, int]] = {
     "MPOL_PREFERRED_MANY": 5,
     "MPOL_WEIGHTED_INTERLEAVE": 6,
 }
-_MEMORY_FLAGS: Final[Mapping[str, int]] = {
+MEMORY_FLAGS: Final[Mapping[str, int]] = {
     "MPOL_F_NUMA_BALANCING": 1 << 13,
     "MPOL_F_RELATIVE_NODES": 1 << 14,
     "MPOL_F_STATIC_NODES": 1 << 15,
@@ -148,13 +148,13 @@ def _check_scheduler(scheduler: Scheduler) -> None:
 
 
 def _memory_policy(policy: MemoryPolicy, *, run: bool = True) -> None:
-    mode = _MEMORY_MODES.get(policy.mode)
+    mode = MEMORY_MODES.get(policy.mode)
     if mode is None:
         raise RuntimeFailure(f'invalid memory policy mode "{policy.mode}"')
     for name in policy.flags:
-        if name not in _MEMORY_FLAGS:
+        if name not in MEMORY_FLAGS:
             raise RuntimeFailure(f'invalid memory policy flag "{name}"')
-        mode |= _MEMORY_FLAGS[name]
+        mode |= MEMORY_FLAGS[name]
     try:
         numbers = parse_list(policy.nodes)
     except RuntimeFailure:

@@ -11,7 +11,7 @@ from gantry.cgroups import layout
 from gantry.kernel import capabilities
 from gantry.mounts import options
 from gantry.oci.runtime_spec import VERSION
-from gantry.runtime import namespaces, seccomp
+from gantry.runtime import namespaces, schedule, seccomp
 from gantry.runtime.commands.context import Context, exactly
 from gantry.runtime.commands.flags import Arguments
 from gantry.runtime.errors import RuntimeFailure
@@ -185,7 +185,12 @@ def features(context: Context, arguments: Arguments) -> int:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
+            "memoryPolicy": {
+                "modes": sorted(schedule.MEMORY_MODES),
+                "flags": sorted(schedule.MEMORY_FLAGS),
+            },
             "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
         "annotations": {
             "io.github.seccomp.libseccomp.version": seccomp.library_version(),
