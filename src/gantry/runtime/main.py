@@ -5,6 +5,7 @@ Here is only what comes before everything else; the commands are in `commands`.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     With `argv` it returns the status. Without, it may execute itself again, and exits
     at once, without taking the interpreter apart first.
     """
+    gc.disable()  # a command is over before there is anything to collect
     if argv is None and not _ENTERING.isdisjoint(sys.argv[1:]):
         try:
             sealed.run_sealed(sys.argv[1:])
