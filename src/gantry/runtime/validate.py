@@ -73,7 +73,7 @@ def _linux(config: oci.Spec, linux: oci.Linux, given: Collection[str]) -> None:
     if (linux.masked_paths or linux.readonly_paths) and "mount" not in kinds:
         raise RuntimeFailure("unable to restrict sys entries without a private MNT namespace")
     if linux.intel_rdt is not None:
-        raise RuntimeFailure("intelRdt is specified in config, but Intel RDT is not supported")
+        raise RuntimeFailure("intelRdt is specified in config, but Intel RDT is not enabled")
     if linux.net_devices:
         from gantry.runtime import netdevices
 

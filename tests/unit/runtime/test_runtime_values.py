@@ -194,7 +194,7 @@ def config(**more: object) -> oci.Spec:
         ),
         (
             {"linux": {"intelRdt": {"closID": "x"}}},
-            "intelRdt is specified in config, but Intel RDT is not supported",
+            "intelRdt is specified in config, but Intel RDT is not enabled",
         ),
         (
             {"linux": {"timeOffsets": {"boottime": {}}}},

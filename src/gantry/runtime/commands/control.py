@@ -79,8 +79,10 @@ def update(context: Context, arguments: Arguments) -> int:
     """Change limits, from a file of linux.resources or from flags."""
     exactly("update", arguments, 1)
     container = context.container(arguments)
-    if arguments.given("l3-cache-schema") or arguments.given("mem-bw-schema"):
-        raise RuntimeFailure("Intel RDT is not supported by this runtime")
+    if arguments.given("l3-cache-schema"):
+        raise RuntimeFailure("Intel RDT/CAT: l3 cache schema is not enabled")
+    if arguments.given("mem-bw-schema"):
+        raise RuntimeFailure("Intel RDT/MBA: memory bandwidth schema is not enabled")
     path = arguments.string("resources")
     resources = _from_file(path) if path else _from_flags(arguments)
     if arguments.string("kernel-memory") or arguments.string("kernel-memory-tcp"):
