@@ -67,7 +67,7 @@ class Usage:
     nft: str
     namespaces: int
     processes: int
-    fds: int
+    fds: tuple[str, ...]
     files: frozenset[str]
 
 
@@ -259,10 +259,10 @@ class Engine:
         links = {line.split(": ")[1].split("@")[0] for line in listing}
         rules = self.machine.host.run("nft", "list", "ruleset")
         ours = self.processes()
-        fds = 0
+        fds: list[str] = []
         for pid in ours:
             with suppress(OSError):
-                fds += len(os.listdir(f"/proc/{pid}/fd"))
+                fds += _open_files(pid)
         return Usage(
             mounts=frozenset(self.mounts()),
             cgroups=frozenset(cgroups),
@@ -270,9 +270,25 @@ class Engine:
             nft=" ".join(re.sub(r"packets \d+ bytes \d+", "", rules).split()),
             namespaces=len(_namespaces()),
             processes=len(ours),
-            fds=fds,
+            fds=tuple(sorted(fds)),
             files=frozenset(files),
         )
+
+
+def _open_files(pid: int) -> list[str]:
+    """What each fd of a process leads to, without numbers, sockets by their family."""
+    name = Path(f"/proc/{pid}/comm").read_text().strip()
+    sockets = {}
+    for kind in ("unix", "netlink", "tcp", "tcp6", "udp", "packet"):
+        for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]:
+            words = line.split()
+            for word in words:
+                sockets[f"socket:[{word}]"] = f"{kind} {words[-1] if kind == 'unix' else words[1]}"
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        found.append(f"{name}: {re.sub('[0-9]+', '#', sockets.get(target, target))}")
+    return found
 
 
 def _namespaces() -> set[str]:

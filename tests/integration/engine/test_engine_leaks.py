@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 
 from tests.support.api import Api, ApiError, Json, Params
 from tests.support.engine import Engine, Usage
@@ -81,7 +82,8 @@ def settled(engine: Engine, before: Usage, ids: set[str]) -> None:
         assert now.nft == before.nft
         assert now.processes <= before.processes  # idle helpers may have gone home
         assert now.files == before.files, now.files ^ before.files
-        assert now.fds <= before.fds, (now.fds, before.fds)
+        more = Counter(now.fds) - Counter(before.fds)
+        assert len(now.fds) <= len(before.fds), more
         assert now.namespaces <= before.namespaces
         return True
 
