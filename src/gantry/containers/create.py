@@ -34,12 +34,17 @@ Populate = Callable[[Record, MountRecord, str], Awaitable[None]]
 """Copies what the image has at a volume's place into the (empty) volume at a host path."""
 
 
+MakeFolder = Callable[[Record, str], Awaitable[None]]
+"""Makes a folder, where it is missing, in a container that has not been started."""
+
+
 class Creator:
     """POST /containers/create."""
 
-    def __init__(self, core: Core, populate: Populate) -> None:
+    def __init__(self, core: Core, populate: Populate, make_folder: MakeFolder) -> None:
         self._core = core
         self._populate = populate
+        self._make_folder = make_folder
 
     async def create(self, request: CreateRequest) -> CreateResponse:
         """The new container's id. Nothing is left behind when it raises."""
@@ -103,6 +108,8 @@ class Creator:
         except OSError as error:
             raise System(f"cannot create {folder}: {error.strerror}") from error
         undo.callback(_remove_folder, folder)
+        if record.config.working_dir not in ("", "/"):
+            await self._make_folder(record, record.config.working_dir)
         mounts = self._wanted(record)
         if not mounts:
             return record
@@ -192,10 +199,15 @@ class Creator:
         for link in host.links or ():
             name = link.partition(":")[0]
             try:
-                self._core.table.get(name)
+                found = self._core.table.get(name)
             except NotFound as error:
                 # A 404 here would make clients say that the image is missing.
                 raise InvalidParameter(f"could not get container for {name}: {error}") from error
+            if found.record.host_config.network_mode == "host":
+                raise InvalidParameter(
+                    "conflicting options: host type networking can't be used with links. This would"
+                    " result in undefined behavior"
+                )
 
 
 def _place(root: str, subpath: str, scope: contextlib.ExitStack) -> str:
@@ -263,6 +275,8 @@ def _hostname(container_id: str, host: HostConfig) -> str:
 def _networks(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
     asked = request.networking_config.endpoints_config or {}
     networks = {name: settings or EndpointSettings() for name, settings in asked.items()}
+    for settings in networks.values():
+        validate.addresses(settings)
     mode = host.network_mode
     if "default" in networks:
         networks[mode] = networks.pop("default")

@@ -12,6 +12,7 @@ from gantry.containers.record import Container
 from gantry.containers.sandbox import endpoint_config
 from gantry.model.container import EndpointSettings
 from gantry.model.errors import Conflict, Forbidden, GantryError, InvalidParameter, NotFound
+from gantry.model.network import Sandbox
 
 Json = dict[str, Any]
 Filters = Any
@@ -95,7 +96,14 @@ class Attachments:
 
     async def take(self, found: Container, network: str, *, force: bool = False) -> None:
         """force: although the network says that it failed."""
-        name, network_id = self._core.networks.resolve(network)
+        try:
+            name, network_id = self._core.networks.resolve(network)
+        except NotFound:
+            if not force or network not in found.record.networks:
+                raise
+            left = {key: e for key, e in found.record.networks.items() if key != network}
+            found.record = replace(found.record, networks=left)  # the network itself is gone
+            return
         if found.record.host_config.network_mode == "host":
             raise InvalidParameter(
                 "cannot disconnect container from host network - container was created in host"
@@ -131,13 +139,18 @@ class Attachments:
         """The files in the container follow; what must be found again after a restart too."""
         sandbox = container.live.sandbox
         assert sandbox is not None
-        folder = self._core.folder(container.id)
-        for name, content in (("hosts", sandbox.hosts), ("resolv.conf", sandbox.resolv_conf)):
-            if content:
-                with open(os.path.join(folder, name), "wb") as file:
-                    file.write(content)
+        write_files(self._core, container.id, sandbox)
         container.change(network=sandbox.state)
         self._core.note(container)
+
+
+def write_files(core: Core, container_id: str, sandbox: Sandbox) -> None:
+    """A running container's hosts and resolv.conf, in place."""
+    folder = core.folder(container_id)
+    for name, content in (("hosts", sandbox.hosts), ("resolv.conf", sandbox.resolv_conf)):
+        if content:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(content)
 
 
 def _runs(container: Container) -> bool:

@@ -137,6 +137,7 @@ class Remover:
             container.record = record
             core.table.release(old, container.id)
             core.table.add(container)
+            await core.networks.rename(container.id, plain)
         await links.renamed(core, old, plain)
         core.event(container, "rename", {"oldName": f"/{old}"})
 

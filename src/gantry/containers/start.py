@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +12,14 @@ from gantry.containers import logconfig
 from gantry.containers import sandbox as surroundings
 from gantry.containers.core import Core
 from gantry.containers.identity import Identities
+from gantry.containers.networking import write_files
 from gantry.containers.record import Container, PendingAttach
 from gantry.containers.spec.build import Start, build
 from gantry.containers.tasks import Task
 from gantry.model.errors import Conflict, GantryError, NotModified, StartFailed, System
 from gantry.model.task import StdioSpec, TaskSpec
+
+_log = logging.getLogger(__name__)
 
 Started = Callable[[Container, Task], None]
 Failed = Callable[[Container], None]
@@ -123,6 +127,17 @@ class Starter:
         core.note(container)
         core.event(container, "start")
         self.on_start(container, task)
+        await self._tell_linked(container)
+
+    async def _tell_linked(self, container: Container) -> None:
+        """Containers with legacy links to this one find it where it is now."""
+        if container.record.host_config.network_mode not in ("", "default", "bridge"):
+            return
+        for other, sandbox in (await self._core.networks.linking(container.id)).items():
+            try:
+                write_files(self._core, other, sandbox)
+            except OSError as error:
+                _log.warning("hosts file of container %s: %s", other[:12], error)
 
     def _note_failure(self, container: Container, error: Exception) -> None:
         code = error.exit_code if isinstance(error, StartFailed) else 128

@@ -22,6 +22,7 @@ from gantry.containers.signals import parse_signal
 from gantry.containers.spec import capabilities, devices
 from gantry.model.container import (
     ContainerConfig,
+    EndpointSettings,
     HealthConfig,
     HostConfig,
     PortMap,
@@ -338,3 +339,18 @@ def online(kind: str) -> str:
             return file.read().strip()
     except OSError:
         return "0" if kind == "node" else ""
+
+
+def addresses(settings: EndpointSettings) -> None:
+    """An endpoint's addresses are ones. InvalidParameter with the text of Go's decoder."""
+    ipam = settings.ipam_config
+    if ipam is None:
+        return
+    for text in (ipam.ipv4_address, ipam.ipv6_address, *(ipam.link_local_i_ps or ())):
+        try:
+            if text:
+                ipaddress.ip_address(text)
+        except ValueError:
+            raise InvalidParameter(
+                f'invalid JSON: ParseAddr("{text}"): unable to parse IP'
+            ) from None

@@ -50,13 +50,14 @@ class Policy(Protocol):
 class View:
     """What one sandbox may know.
 
-    networks: names of its networks, the most preferred first. links: alias → name, which
-    comes before other names. upstreams: whom to ask; those `from_host` only if `external`.
+    networks: names of its networks, the most preferred first. links: (network, alias) →
+    name, which comes before other names. upstreams: whom to ask; those `from_host` only if
+    `external`.
     ndots: the container's own resolv.conf sets ndots, so bare names are not forwarded.
     """
 
     networks: Sequence[Names] = ()
-    links: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[tuple[str, str], str] = field(default_factory=dict)
     upstreams: Sequence[Upstream] = ()
     external: bool = True
     ndots: bool = False
@@ -68,7 +69,7 @@ class View:
             for names in self.networks:
                 if network and names.network.lower() != network:
                     continue
-                target = self.links.get(own, own)
+                target = self.links.get((names.network, own), own)
                 found = names.lookup(target, version)
                 if found is not None:
                     return found

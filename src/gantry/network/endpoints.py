@@ -31,9 +31,13 @@ def planned(
 ) -> list[tuple[NetworkRecord, EndpointConfig]]:
     """The networks that the container is to be in: its mode's first, the others by name."""
     mode = "bridge" if request.mode in ("", "default") else request.mode
-    if mode == "none":
-        none = catalog.named("none")
-        return [(none, EndpointConfig())] if none is not None else []
+    if mode in ("none", "host"):
+        alone = catalog.named(mode)
+        if alone is None:
+            return []
+        for config in request.endpoints.values():
+            check(alone, config)
+        return [(alone, EndpointConfig())]
     found: dict[str, tuple[NetworkRecord, EndpointConfig]] = {}
     for term, config in (request.endpoints or {mode: EndpointConfig()}).items():
         term = "bridge" if term == "default" else term
@@ -71,7 +75,7 @@ def check(record: NetworkRecord, config: EndpointConfig) -> None:
         if config.aliases:
             wrong.append("network-scoped aliases are only supported for user-defined networks")
     for version, text in ((4, config.ipv4), (6, config.ipv6)):
-        if text and not _is_address(text, version):
+        if text and (not _is_address(text, version) or _is_mapped(text)):
             wrong.append(f"invalid IPv{version} address: {text}")
         elif text and not any(
             ip_address(text) in ip_network(p.subnet)
@@ -117,6 +121,11 @@ def wants_ipv6(request: SandboxRequest, config: EndpointConfig) -> bool:
     """False when sysctls, of the container or of the endpoint, switch IPv6 off there."""
     off = ("net.ipv6.conf.IFNAME.disable_ipv6", "1")
     return request.ipv6 and off not in sysctls(config)
+
+
+def _is_mapped(text: str) -> bool:
+    address = ip_address(text)
+    return address.version == 6 and address.ipv4_mapped is not None
 
 
 def sysctls(config: EndpointConfig) -> tuple[tuple[str, str], ...]:

@@ -111,7 +111,7 @@ class Naming:
     def _view(self, live: Live) -> View:
         _, upstreams, ndots = self._visible.resolv_conf(live.request, "embedded")
         networks: list[Names] = []
-        aliases: dict[str, str] = {}
+        aliases: dict[tuple[str, str], str] = {}
         for state in endpoints.ranked(live.endpoints.values(), self._catalog):
             record = self._catalog.get(state.network_id)
             if record is None or not user_defined(record.name):
@@ -120,7 +120,7 @@ class Naming:
             own = live.request.links if live.request.mode in (record.name, record.id) else ()
             for link in (*own, *state.config.links):
                 target, alias = links.parse(link)
-                aliases[alias.lower()] = target
+                aliases[record.name, alias.lower()] = target
         return View(
             networks=networks,
             links=aliases,

@@ -45,14 +45,12 @@ def _ipam_data(record: NetworkRecord, version: int) -> list[Json]:
         if not pool.subnet or (6 if ":" in pool.subnet else 4) != version:
             continue
         prefix = ip_network(pool.subnet).prefixlen
-        rows.append(
-            {
-                "AddressSpace": _SPACE,
-                "Pool": pool.subnet,
-                "Gateway": f"{pool.gateway}/{prefix}" if pool.gateway else "",
-                "AuxAddresses": {k: f"{v}/{prefix}" for k, v in pool.aux.items()},
-            }
-        )
+        row: Json = {"AddressSpace": _SPACE, "Pool": pool.subnet}
+        if pool.gateway:  # plugins in Go refuse an empty one
+            row["Gateway"] = f"{pool.gateway}/{prefix}"
+        if pool.aux:
+            row["AuxAddresses"] = {k: f"{v}/{prefix}" for k, v in pool.aux.items()}
+        rows.append(row)
     return rows
 
 
@@ -190,7 +188,7 @@ class RemoteDriver:
         found = netlink.link(host, joined.source)
         if found is None:
             raise System(f"the plugin's interface {joined.source} does not exist")
-        host.do(netlink.set_link(found.index, up=False))
+        host.do(netlink.set_link(found.index, up=False, mac=interface.mac))
         host.do(netlink.move_link(found.index, fd, interface.name))
 
         def configure() -> str:

@@ -198,6 +198,27 @@ class Sandboxes:
                         live.links.append(LinkRule(source, target, proto, number))
         await self._firewall.link(live.links)
 
+    async def relink(self, live: Live) -> None:
+        """The exceptions for legacy links, with the addresses that their targets have now."""
+        async with live.lock:
+            old, live.links = live.links, []
+            await self._link(live)
+            gone = [rule for rule in old if rule not in live.links]
+            if gone and self._firewall is not None:
+                await self._firewall.link((), gone)
+
+    def rename(self, live: Live, name: str) -> None:
+        """Its endpoints answer to the new name instead of the old one."""
+        live.request = replace(live.request, name=name)
+        for network, state in live.endpoints.items():
+            if not state.dns_names:
+                continue
+            names = endpoints.dns_names(live.request, state.config)
+            live.endpoints[network] = state = replace(state, dns_names=names)
+            record = self._catalog.get(state.network_id)
+            if record is not None:
+                self._naming.remember(record, state)
+
     async def release(self, container_id: str) -> None:
         """Withdraw ports and names, give addresses back. Idempotent."""
         live = self.live.get(container_id)

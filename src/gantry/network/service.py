@@ -130,6 +130,7 @@ class Networks:
         dns = DnsServers(self._namespaces, self._owner, forwarder)
         self._naming = Naming(self._catalog, self._visible, dns, self._egress)
         self._hosted: dict[str, tuple[str, EndpointState]] = {}
+        self._unrestored: set[str] = set()  # networks whose plugin did not answer
         self._sandboxes = Sandboxes(
             settings=settings,
             catalog=self._catalog,
@@ -255,7 +256,9 @@ class Networks:
         if request.mode.startswith("container:"):
             return Sandbox(None, "", netns_pid=request.netns_pid, state=SandboxState(request.mode))
         if request.mode == "host":
+            endpoints.planned(request, self._catalog)  # its settings make sense
             return self._on_host(request)
+        await self._retry(request)
         live = await self._sandboxes.allocate(request)
         for state in live.endpoints.values():
             self._emit("connect", state.network_id, container=request.container_id)
@@ -285,6 +288,8 @@ class Networks:
         """Connect a running container to a network: its sandbox as it then is."""
         record = self._catalog.find(network)
         live = self._running(container_id)
+        if record.id in self._unrestored:
+            await self._restore(record)
         if record.driver == "host":
             raise InvalidParameter(
                 "cannot connect container to host network - container must be created in host"
@@ -324,6 +329,29 @@ class Networks:
         )
         await self._sandboxes.update_ports(live, request)
         return self._sandbox(live)
+
+    async def rename(self, container_id: str, name: str) -> None:
+        """The container has another name, for its neighbours too."""
+        live = self._sandboxes.live.get(container_id)
+        if live is not None:
+            async with live.lock:
+                self._sandboxes.rename(live, name)
+        elif container_id in self._hosted:
+            self._hosted[container_id] = (name, self._hosted[container_id][1])
+
+    async def linking(self, container_id: str) -> Mapping[str, Sandbox]:
+        """Running containers with legacy links to this one, as they now see it: it may have
+        come back with another address."""
+        found: dict[str, Sandbox] = {}
+        target = self._sandboxes.live.get(container_id)
+        if target is None:
+            return found
+        called = (target.request.name, container_id, container_id[:12])
+        for other, live in self._sandboxes.live.items():
+            if any(link.partition(":")[0].lstrip("/") in called for link in live.request.links):
+                await self._sandboxes.relink(live)
+                found[other] = self._sandbox(live)
+        return found
 
     def resolve(self, term: str) -> tuple[str, str]:
         """(name, id) of the network that `term` names. NotFound, InvalidParameter."""
@@ -474,8 +502,10 @@ class Networks:
             self._emit("destroy", record.id, record=record)
 
     async def _restore(self, record: NetworkRecord) -> None:
-        """A stored network: its addresses are leased again, its device is made if need be."""
+        """A stored network: its addresses are leased again, its device is made if need be.
+        When that fails (a plugin is not up yet), it is tried again at the next use."""
         self._catalog.put(record)
+        self._unrestored.discard(record.id)
         if record.config_only:
             return
         try:
@@ -488,6 +518,13 @@ class Networks:
             await driver.create(record)
         except (GantryError, OSError) as error:
             _log.error("network %s cannot be restored: %s", record.name, error)
+            self._unrestored.add(record.id)
+
+    async def _retry(self, request: SandboxRequest) -> None:
+        for term in (request.mode, *request.endpoints) if self._unrestored else ():
+            record = self._catalog.named(term) or self._catalog.get(term)
+            if record is not None and record.id in self._unrestored:
+                await self._restore(record)
 
     async def _predefined(self, known: Mapping[str, NetworkRecord]) -> None:
         for name, driver in (("host", "host"), ("none", "null")):

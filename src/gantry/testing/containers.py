@@ -122,6 +122,13 @@ class FakeNetworks:
         self.live[container_id] = replace(request, endpoints=left)
         return self._sandbox(self.live[container_id])
 
+    async def rename(self, container_id: str, name: str) -> None:
+        if container_id in self.live:
+            self.live[container_id] = replace(self.live[container_id], name=name)
+
+    async def linking(self, container_id: str) -> Mapping[str, Sandbox]:
+        return {}
+
     def resolve(self, term: str) -> tuple[str, str]:
         return term, term
 

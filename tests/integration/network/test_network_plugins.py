@@ -72,7 +72,8 @@ class FakePlugin:
         return {}
 
     def NetworkDriver_CreateEndpoint(self, body: Json) -> Json:
-        return {"Interface": {"MacAddress": "02:00:00:00:77:01"}}
+        mac = bytes.fromhex(body["EndpointID"][:8])
+        return {"Interface": {"MacAddress": "02:77:" + mac.hex(":")}}
 
     def NetworkDriver_Join(self, body: Json) -> Json:
         name = "p" + body["EndpointID"][:8]
@@ -155,7 +156,10 @@ def test_a_network_by_plugins(machine: Machine, tmp_path: Path) -> None:
             assert created["IPv4Data"][0]["Gateway"] == "10.77.0.1/24"
             one = await networks.allocate(request("one", mode="far"))
             two = await networks.allocate(request("two", mode="far"))
-            assert one.endpoints["far"].ip == "10.77.0.11"
+            endpoint = one.endpoints["far"]
+            assert endpoint.ip == "10.77.0.11"
+            assert endpoint.mac.startswith("02:77:")
+            assert endpoint.mac.replace(":", "").endswith(endpoint.endpoint_id[:8])
             assert routes(one) == {"default": "10.77.0.1", "10.77.0.0/24": "", "10.99.0.0/16": ""}
             with tcp_server(one, 80):
                 assert await ask(two.netns_fd, "10.77.0.11", 80) == "10.77.0.12 one"

@@ -77,9 +77,10 @@ def dnslib_reverse(address: str) -> str:
 
 
 def test_links_come_first_and_hide_the_name() -> None:
-    view = View([table()], links={"web": "db", "al": "web"})
+    view = View([table()], links={("back", "web"): "db", ("back", "al"): "web", ("x", "no"): "db"})
     assert ask(view, "al") == ("NOERROR", ["10.0.0.2"])
     assert ask(view, "web") == ("NOERROR", ["10.0.0.3"])
+    assert ask(view, "no") is None  # a link of another network
 
 
 def test_dots_in_names_and_networks() -> None:

@@ -1,0 +1,76 @@
+"""Networks beyond the first needs: renames, links that follow, lost networks, bad addresses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests.support.cli import Cli
+from tests.support.engine import Engine
+
+NAMES = "{{range .Containers}}{{.Name}} {{end}}"
+
+
+@pytest.fixture
+def net(cli: Cli, engine: Engine) -> Iterator[str]:
+    """A user-defined network."""
+    yield cli("network", "create", "more").ok()
+    engine.clean()
+    cli("network", "rm", "more")
+
+
+def test_neighbours_see_a_new_name(cli: Cli, net: str) -> None:
+    cli("run", "-d", "--net", "more", "--name", "before", "busybox", "top").ok()
+    cli("rename", "before", "after").ok()
+    assert cli("network", "inspect", "-f", NAMES, "more").ok().split() == ["after"]
+    ping = ("run", "--rm", "--net", "more", "busybox", "ping", "-c1", "-W1")
+    cli(*ping, "after").ok()
+    assert cli(*ping, "before").code != 0
+
+
+def test_links_follow_a_restart(cli: Cli, engine: Engine) -> None:
+    cli("run", "-d", "--name", "one", "busybox", "top").ok()
+    cli("run", "-d", "--name", "two", "--link", "one:uno", "busybox", "top").ok()
+    cli("stop", "-t", "0", "one").ok()
+    cli("run", "-d", "--name", "three", "busybox", "top").ok()  # has the address of before
+    cli("start", "one").ok()
+    template = '{{(index .NetworkSettings.Networks "bridge").IPAddress}}'
+    now = cli.field("one", template)
+    hosts = cli("exec", "two", "cat", "/etc/hosts").ok()
+    assert [line.split()[0] for line in hosts.splitlines() if "uno" in line] == [now]
+
+
+def test_a_network_that_is_gone_can_be_left(cli: Cli, net: str) -> None:
+    cli("run", "-d", "--net", "more", "--name", "foo", "busybox", "top").ok()
+    cli("stop", "-t", "0", "foo").ok()
+    cli("network", "rm", "more").ok()
+    cli("network", "disconnect", "-f", "more", "foo").ok()
+    assert json.loads(cli.field("foo", "{{json .NetworkSettings.Networks}}")) == {}
+
+
+def test_an_attachment_ends_with_the_run(cli: Cli, net: str) -> None:
+    """Who sees its end may remove the network at once."""
+    for _ in range(5):
+        assert cli("run", "--net", "more", "busybox", "echo", "x").ok() == "x"
+        cli("network", "rm", "more").ok()
+        cli("network", "create", "more").ok()
+
+
+def test_the_lowest_address_again(cli: Cli, net: str) -> None:
+    template = '{{(index .NetworkSettings.Networks "more").IPAddress}}'
+    run = ("run", "-d", "--net", "more", "busybox", "top")
+    first, second = cli(*run).ok(), cli(*run).ok()
+    address = cli.field(first, template)
+    assert cli.field(second, template) != address
+    cli("network", "disconnect", "more", first).ok()
+    cli("network", "connect", "more", first).ok()
+    assert cli.field(first, template) == address
+
+
+@pytest.mark.parametrize("mode", ["bridge", "none", "host"])
+def test_addresses_are_for_networks_of_ones_own(cli: Cli, mode: str) -> None:
+    cli("run", "--net", mode, "--ip", "172.28.99.88", "busybox", "true").failed(
+        125,
+        "user[- ](specified|configured).* on user[- ]defined networks only|no configured subnet",
+    )
