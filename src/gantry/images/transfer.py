@@ -31,10 +31,12 @@ DOWNLOADING: Final = "Downloading"
 VERIFYING: Final = "Verifying Checksum"
 COMPLETE: Final = "Download complete"
 
-_PIECE: Final = 1 << 19
+_PIECE: Final = 1 << 18
 _SPLIT: Final = 64 << 20
 """Bytes from which a blob is fetched in ranges."""
 _RANGES: Final = 4
+_STREAMS: Final = 6
+"""Ranges of all blobs under way at once: each costs some 2 MiB of memory."""
 _NOTE: Final = 16 << 20
 """Bytes between two notes of what is missing."""
 
@@ -86,6 +88,7 @@ class Transfers:
         self._content = content
         self._layers = layers
         self._slots = asyncio.Semaphore(concurrent)
+        self._streams = asyncio.Semaphore(max(concurrent, _STREAMS))
         self._running: dict[str, Transfer] = {}
         self._tasks = TaskOwner("transfers")
         self.attempts = 5
@@ -94,6 +97,7 @@ class Transfers:
 
     def set_limits(self, concurrent: int, attempts: int) -> None:
         self._slots = asyncio.Semaphore(concurrent)
+        self._streams = asyncio.Semaphore(max(concurrent, _STREAMS))
         self.attempts = attempts
 
     async def aclose(self) -> None:
@@ -163,7 +167,7 @@ class Transfers:
                 transfer.pending = self._layers.begin(writer.fd, size=size)
                 if transfer.pending is not None:
                     transfer.pending.job.progress = transfer.set_extracted
-            fetch = _Fetch(transfer, remote, writer)
+            fetch = _Fetch(transfer, remote, writer, self._streams)
             await self._attempts(transfer, fetch)
             transfer.show(VERIFYING)
             try:
@@ -206,7 +210,10 @@ class Transfers:
 class _Fetch:
     """The tries of one transfer, over the same spans."""
 
-    def __init__(self, transfer: Transfer, remote: Remote, writer: Writer) -> None:
+    def __init__(
+        self, transfer: Transfer, remote: Remote, writer: Writer, streams: asyncio.Semaphore
+    ) -> None:
+        self._streams = streams
         self._transfer = transfer
         self._remote = remote
         self._writer = writer
@@ -266,11 +273,14 @@ class _Fetch:
 
     async def _range(self, span: Span, *, whole: bool) -> None:
         """whole: nothing else is under way, so what comes can be hashed as it comes."""
-        async with self._remote.blob(
-            self._transfer.descriptor.digest,
-            span.position,
-            span.end if span.end < self._size else None,
-        ) as found:
+        async with (
+            self._streams,
+            self._remote.blob(
+                self._transfer.descriptor.digest,
+                span.position,
+                span.end if span.end < self._size else None,
+            ) as found,
+        ):
             if found.total >= 0 and found.total != self._size:
                 raise InvalidParameter(
                     f"blob {self._transfer.descriptor.digest} has {found.total} bytes,"

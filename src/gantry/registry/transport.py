@@ -219,7 +219,7 @@ class Transport:
             session = self._sessions[key] = aiohttp.ClientSession(
                 connector=connector,
                 auto_decompress=False,
-                read_bufsize=1 << 18,
+                read_bufsize=1 << 17,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Content-Type",),
                 max_line_size=_FIELD,
