@@ -13,7 +13,10 @@ case ${1:-test} in
     welcome="$welcome btrfs-progs xfsprogs"
     ;;
   bench) wanted="$common docker.io iptables iperf3 dnsperf docker-registry" ;;
-  cgroup2) wanted="$common docker.io iptables user-mode-linux dmsetup" ;;
+  cgroup2)
+    wanted="$common docker.io iptables user-mode-linux dmsetup"
+    welcome="systemd"
+    ;;
   *) echo "packages: unknown purpose: $1" >&2; exit 2 ;;
 esac
 # What counts is the program: it may have come from elsewhere than a package.
@@ -28,6 +31,7 @@ program() {
     user-mode-linux) command -v linux.uml ;;
     util-linux) command -v nsenter && command -v setsid ;;
     procps) command -v ps ;;
+    systemd) [ -x /lib/systemd/systemd ] ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1
 }
