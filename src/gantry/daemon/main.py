@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import gantry
 from gantry.daemon.flags import parse, usage
 from gantry.daemon.options import Options
+from gantry.kernel.memory import release
 from gantry.model.errors import GantryError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ async def _serve(options: Options, arguments: list[str]) -> None:
         # All that lives now lives for ever: never look at it again.
         gc.collect()
         gc.freeze()
+        release()
         for address in engine.addresses:
             _log.info("API listen on %s", address)
         _log.info("Daemon has completed initialization in %.2fs", time.monotonic() - began)

@@ -28,10 +28,10 @@ from gantry.content.store import ContentStore, Writer
 from gantry.images import messages
 from gantry.images.bridge import Inlet, consume
 from gantry.images.layers import LayerBlob, Pending
-from gantry.images.memory import release
 from gantry.images.messages import Message
 from gantry.images.platforms import HOST, Wanted, choose, matches, parse_one
 from gantry.images.registrar import LayerDescriptor, Registrar
+from gantry.kernel.memory import release
 from gantry.model.errors import InvalidParameter, NotFound
 from gantry.oci.image import (
     IMAGE_NAME,

@@ -16,12 +16,12 @@ from typing import Final
 
 from gantry.images import messages
 from gantry.images.layers import LayerBlob
-from gantry.images.memory import release
 from gantry.images.messages import Message
 from gantry.images.platforms import HOST, Wanted, choose, matches, parse_platform
 from gantry.images.registrar import LayerDescriptor, Registrar
 from gantry.images.transfer import COMPLETE, DOWNLOADING, Transfer, Transfers
 from gantry.ipc.owner import TaskOwner
+from gantry.kernel.memory import release
 from gantry.model.errors import (
     Forbidden,
     GantryError,

@@ -15,10 +15,10 @@ from typing import Final
 from gantry.content.store import ContentStore
 from gantry.images import messages
 from gantry.images.bridge import off_loop
-from gantry.images.memory import release
 from gantry.images.messages import Message
 from gantry.images.registrar import Registrar
 from gantry.ipc.owner import TaskOwner
+from gantry.kernel.memory import release
 from gantry.model.errors import GantryError, InvalidParameter, NotFound, System
 from gantry.model.image import Image
 from gantry.model.image_record import BlobSource, Change, ReferenceRecord

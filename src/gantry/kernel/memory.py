@@ -1,4 +1,4 @@
-"""Give memory back after an operation that moved a lot of bytes.
+"""Give memory back after an operation that used a lot of it.
 
 glibc keeps freed buffers in its arenas, one a thread; an engine that is idle again should not.
 """
