@@ -28,15 +28,17 @@ class RegistryClient:
     def __init__(self, settings: RegistrySettings | None = None) -> None:
         self.settings = settings or RegistrySettings()
         self._transport = Transport(self.settings)
+        self._old: list[Transport] = []
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
+        for transport in (self._transport, *self._old):
+            await transport.aclose()
 
     async def replace_settings(self, settings: RegistrySettings) -> None:
-        """Reload: later requests go by the new ones."""
-        old, self._transport = self._transport, Transport(settings)
+        """Reload: later pulls and pushes go by the new ones; those under way end as they began."""
+        self._old.append(self._transport)
+        self._transport = Transport(settings)
         self.settings = settings
-        await old.aclose()
 
     async def attempt(
         self,

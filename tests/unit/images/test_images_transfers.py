@@ -119,6 +119,32 @@ class TestLimits:
 
         run(body)
 
+    def test_new_settings_break_nothing(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox, registry: OwnRegistry) -> None:
+            await registry.put_image("x", "1", LAYERS[:1])
+            begun, reloaded = asyncio.Event(), asyncio.Event()
+
+            async def slowly() -> AsyncIterator[bytes]:
+                yield LAYERS[0][:100]
+                begun.set()
+                await reloaded.wait()
+                yield LAYERS[0][100:]
+
+            registry.hook = lambda request: (
+                web.Response(body=slowly()) if digest(LAYERS[0]) in request.path else None
+            )
+
+            async def reload() -> None:
+                await begun.wait()
+                await box.images.set_registries(parse_settings())
+                reloaded.set()
+
+            async with asyncio.timeout(10):
+                await asyncio.gather(pull(box, f"{registry.host}/x"), reload())
+            assert registry.seen("GET", digest(LAYERS[0])) == 1
+
+        run(body)
+
     def test_attempts(self, run: Callable[[Body], None]) -> None:
         async def body(box: ImageBox, registry: OwnRegistry) -> None:
             await box.images.set_registries(parse_settings(max_attempts=3))
