@@ -111,6 +111,10 @@ class Interpreter:
 
     def _environment(self) -> dict[str, str]:
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+        # Where systemd is, for the systemd cgroup driver.
+        for name in ("DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"):
+            if name in os.environ:
+                environment[name] = os.environ[name]
         if self._is_running and sysconfig.get_config_var("Py_ENABLE_SHARED"):
             # The copy has no folder that an RPATH of $ORIGIN could start from.
             environment["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
