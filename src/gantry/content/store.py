@@ -21,7 +21,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -276,6 +276,24 @@ class ContentStore:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(digest))
 
+    def set_aside(self, digests: Iterable[str]) -> list[str]:
+        """Take blobs out of the store, quickly; `drop` deletes what this returns, which can
+        take its time. A crash in between leaves it to `clean_ingests`."""
+        aside: list[str] = []
+        for digest in digests:
+            path = os.path.join(self._ingest, "gone-" + secrets.token_hex(8))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.path(digest), path)
+                aside.append(path)
+        return aside
+
+    @staticmethod
+    def drop(aside: Iterable[str]) -> None:
+        """Delete what was set aside. Blocks."""
+        for path in aside:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
     def walk(self) -> Iterator[BlobInfo]:
         """All blobs, in no order."""
         for algorithm in os.listdir(self._blobs):
@@ -391,8 +409,11 @@ class ContentStore:
             if item.ref and item.mtime_ns / 1e9 > time.time() - keep_seconds
         }
         for name in os.listdir(self._ingest):
-            if name not in keep:
-                self.drop_folder(os.path.join(self._ingest, name))
+            path = os.path.join(self._ingest, name)
+            if name.startswith("gone-"):
+                self.drop([path])
+            elif name not in keep:
+                self.drop_folder(path)
 
     def drop_folder(self, folder: str) -> None:
         """Delete an ingest folder, as far as it is there."""

@@ -30,7 +30,7 @@ from gantry.oci.image import (
     Manifest,
     read_config,
 )
-from gantry.oci.image_digest import chain_ids
+from gantry.oci.image_digest import chain_ids, sha256_digest
 from gantry.oci.image_reference import Reference
 
 
@@ -92,29 +92,25 @@ class Registrar:
             )
         blobs = [layer.descriptor.digest for layer in layers]
         chain = chain_ids(document.diff_ids)
+        identity = sha256_digest(config)
+        if manifest is None:
+            manifest = make_manifest(identity, len(config), layers)
+        digest = sha256_digest(manifest)
         try:
-            with self.catalog.holding(chain, blobs):
+            with self.catalog.holding(chain, (*blobs, identity, digest)):
                 sizes = await self.layers.assemble([layer.layer for layer in layers], done)
-                identity = self.content.put(config)
-                if manifest is None:
-                    manifest = make_manifest(identity, len(config), layers)
-                digest = self.content.put(manifest)
+                for text in (config, manifest):
+                    await off_loop(self.content.put, text)
                 await off_loop(self.content.settle)
-                with self.catalog.holding((), (identity, digest)):
-                    return await self._commit(
-                        ImageRecord(
-                            identity,
-                            digest,
-                            tuple(blobs),
-                            sizes,
-                            parent=parent,
-                            container=container,
-                        ),
-                        document,
-                        references,
-                        Change(put_sources=sources, drop_leases=drop_leases),
-                        tagged=tagged,
-                    )
+                return await self._commit(
+                    ImageRecord(
+                        identity, digest, tuple(blobs), sizes, parent=parent, container=container
+                    ),
+                    document,
+                    references,
+                    Change(put_sources=sources, drop_leases=drop_leases),
+                    tagged=tagged,
+                )
         except BaseException:
             self.drop_layers(chain)
             raise

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
+from gantry.images.bridge import off_loop
 from gantry.images.filters import Filters, flag, match_labels, moment, validate
 from gantry.images.messages import short
 from gantry.images.ports import ImageUsers
@@ -168,9 +169,11 @@ class Remover:
         self._catalog.drop(image.id)
         rows.append({"Deleted": image.id})
         rows.extend({"Deleted": chain} for chain in self._registrar.drop_layers(image.chain_ids))
-        for digest in (record.id, record.manifest, *record.blobs):
-            if digest and not self._catalog.uses_blob(digest):
-                self._registrar.content.delete(digest)
+        content = self._registrar.content
+        blobs = dict.fromkeys((record.id, record.manifest, *record.blobs))
+        # Aside at once, while nobody can have come to need them; large ones take time to delete.
+        aside = content.set_aside(d for d in blobs if d and not self._catalog.uses_blob(d))
+        await off_loop(content.drop, aside)
         parent = self._catalog.images.get(image.parent) if image.parent else None
         if prune and parent is not None:
             await self._delete(parent, rows, force=False, prune=True, quiet=True)
