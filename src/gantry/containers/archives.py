@@ -29,6 +29,7 @@ from gantry.containers.clock import rfc3339
 from gantry.containers.core import Core
 from gantry.containers.identity import Identities
 from gantry.containers.record import Container, MountRecord, Record
+from gantry.containers.rootfs import Unsure, layers_of
 from gantry.containers.view import Tree
 from gantry.images.bridge import Inlet, outlet
 from gantry.ipc.owner import TaskOwner
@@ -36,7 +37,7 @@ from gantry.kernel.syscalls import RESOLVE_IN_ROOT, openat2
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.model.mount import Mount
 from gantry.model.snapshot import Flavour
-from gantry.mounts.resolve import open_in_root
+from gantry.mounts.resolve import ensure_directory, open_in_root, open_plain
 
 Json = dict[str, Any]
 
@@ -132,6 +133,16 @@ class Archives:
         mounts = self._core.snapshots.mounts(record.id)
         await asyncio.to_thread(_populate, mounts, mount.destination, volume)
 
+    async def make_folder(self, record: Record, path: str) -> None:
+        """The folder `path` and its parents, where they are missing. InvalidParameter."""
+        mounts = self._core.snapshots.mounts(record.id)
+        try:
+            layers = layers_of(mounts)
+        except Unsure:
+            layers = None
+        if layers is None or not any(_has_folder(each, path) for each in layers.lower):
+            await asyncio.to_thread(_make_folder, mounts, path)
+
     # ---- in threads
 
     def _tree(self, container: Container, *, alone: bool = False) -> Tree:
@@ -153,7 +164,13 @@ class Archives:
         return Tree.mounted(mounts)
 
     def _extra(self, container: Container) -> list[Mount]:
-        extra = []
+        folder = self._core.folder(container.id)
+        own = ("resolv.conf", "hostname", "hosts")
+        extra = [
+            Mount("bind", f"{folder}/{name}", ("rbind",), f"/etc/{name}")
+            for name in own
+            if os.path.exists(f"{folder}/{name}")
+        ]
         for mount in sorted(container.record.mounts, key=lambda m: m.destination.count("/")):
             if mount.kind == "volume":
                 source = self._core.volumes.path(mount.name)
@@ -367,3 +384,22 @@ def _populate(mounts: tuple[Mount, ...], destination: str, volume: str) -> None:
         os.fchmod(target, modes.S_IMODE(info.st_mode))
         with contextlib.suppress(OSError):
             os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _has_folder(layer: str, path: str) -> bool:
+    root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_plain(root, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(root)
+    return True
+
+
+def _make_folder(mounts: tuple[Mount, ...], path: str) -> None:
+    with Tree.mounted(mounts) as tree_:
+        try:
+            os.close(ensure_directory(tree_.root, path))
+        except OSError as error:
+            raise InvalidParameter(f"Cannot mkdir: {path} is not a directory") from error

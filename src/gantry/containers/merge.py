@@ -56,6 +56,8 @@ def with_image(config: ContainerConfig, image: ImageConfig) -> ContainerConfig:
     health = _health(config.healthcheck, image.healthcheck)
     if health is not None:
         changes["healthcheck"] = health
+    if not config.volumes:
+        changes["volumes"] = None
     if not config.working_dir and image.working_dir:
         changes["working_dir"] = image.working_dir
     if image.volumes:

@@ -116,6 +116,8 @@ async def arrange(
     host = record.host_config
     netns_pid, network_of = 0, container
     if host.network_mode.startswith("container:"):
+        if core.table.find(host.network_mode.partition(":")[2]) is container:
+            raise System("cannot join own network namespace")
         network_of = running(core, host.network_mode, "network")
         netns_pid = network_of.state.pid
     request = network_request(core, container, netns_pid)

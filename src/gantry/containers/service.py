@@ -64,7 +64,7 @@ class Containers:
         starter.on_failure = exits.failed
         exits.on_end = self._ended
 
-        self.create = Creator(core, archives.populate).create
+        self.create = Creator(core, archives.populate, archives.make_folder).create
         self.start = starter.start
         self.stop = stopper.stop
         self.restart = stopper.restart

@@ -75,13 +75,13 @@ class EventBus:
     ) -> AsyncGenerator[Event, None]:
         """Kept events from `since` on, then live ones up to `until` (both nanoseconds).
 
-        Listening begins with the first step. Without `since` only what happens from now on;
-        an `until` in the past ends after the kept ones.
+        Listening begins with the first step. Without `since` and `until` only what happens
+        from now on (moby loadBufferedEvents); an `until` in the past ends after the kept ones.
         """
         listener = _Listener(matches)
         self._listeners.add(listener)
         try:
-            past = list(self._ring) if since is not None else []
+            past = [] if since is None and until is None else list(self._ring)
             for event in past:
                 moment = event["timeNano"]
                 if moment < (since or 0) or (until is not None and moment > until):

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -184,3 +185,9 @@ def _nanoseconds(text: str) -> int:
     except ValueError:
         return 0
     return calendar.timegm(seconds) * 1_000_000_000 + int((fraction + "0" * 9)[:9] or 0)
+
+
+def moment_of(nanoseconds: int) -> datetime:
+    """In UTC, cut to microseconds."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)

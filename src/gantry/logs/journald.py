@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
-from gantry.logs.follow import Message
+from gantry.logs.follow import Message, moment_of
 from gantry.logs.sender import Address, Connection, Source
 
 OPTIONS: Final[frozenset[str]] = frozenset()
@@ -36,7 +35,7 @@ class Journald:
 
     def datagram(self, message: Message) -> bytes:
         """KEY=value a line; a value with newlines is counted instead."""
-        moment = datetime.fromtimestamp(message.time / 1e9, UTC)
+        moment = moment_of(message.time)
         fields = {
             **self._fixed,
             "PRIORITY": "3" if message.stderr else "6",

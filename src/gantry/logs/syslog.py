@@ -7,10 +7,9 @@ import os
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
-from gantry.logs.follow import Message
+from gantry.logs.follow import Message, moment_of
 from gantry.logs.sender import Address, Connection, Source
 from gantry.model.errors import InvalidParameter
 
@@ -103,15 +102,14 @@ class Syslog:
         """One message as it goes over the wire, with its newline."""
         source = self._source
         priority = self._facility * 8 + (_ERR if message.stderr else _INFO)
-        seconds = message.time / 1e9
-        stamp = time.strftime("%b %e %H:%M:%S", time.localtime(seconds))
+        stamp = time.strftime("%b %e %H:%M:%S", time.localtime(message.time // 1_000_000_000))
         if self._format == "":
             head = f"<{priority}>{stamp} {source.tag}[{source.pid}]: "
         elif self._format == "rfc3164":
             head = f"<{priority}>{stamp} {source.host} {source.tag}[{source.pid}]: "
         else:
             micro = self._format == "rfc5424micro"
-            moment = datetime.fromtimestamp(seconds, UTC)
+            moment = moment_of(message.time)
             exact = moment.isoformat(timespec="microseconds" if micro else "seconds")
             exact = exact.replace("+00:00", "Z")
             head = f"<{priority}>1 {exact} {source.host} {source.tag} {source.pid} {source.tag} - "

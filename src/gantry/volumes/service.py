@@ -144,6 +144,8 @@ class Volumes:
         for key in filters:
             if key not in _LIST_FILTERS:
                 raise InvalidParameter(f"invalid filter '{key}'")
+        for text in filters.get("dangling", ()):
+            _truth(text)
         rows = [self._view(v) for v in self._sorted() if self._listed(v, filters)]
         return {"Volumes": rows, "Warnings": None}
 
@@ -275,7 +277,7 @@ class Volumes:
     def _listed(self, volume: Volume, filters: Filters) -> bool:
         dangling = filters.get("dangling")
         if dangling:
-            wanted = {v.lower() in ("1", "true") for v in dangling}
+            wanted = {_truth(v) for v in dangling}
             if bool(volume.holders) in wanted:
                 return False
         names = filters.get("name")
@@ -332,3 +334,10 @@ def disk_usage(path: str) -> int:
                     total += status.st_size
                     seen.add(key)
     return total
+
+
+def _truth(text: str) -> bool:
+    """The value of a boolean filter. InvalidParameter."""
+    if text.lower() not in ("1", "true", "0", "false"):
+        raise InvalidParameter(f"invalid filter 'dangling=[{text}]'")
+    return text.lower() in ("1", "true")

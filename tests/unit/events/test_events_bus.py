@@ -63,8 +63,10 @@ def test_until_ends_the_stream() -> None:
         bus.publish("image", "pull", "x", {})
         past = [e async for e in bus.subscribe(since=0, until=time.time_ns(), matches=every)]
         assert len(past) == 1
+        now = time.time_ns()  # without `since`, too
+        assert [e async for e in bus.subscribe(until=now, matches=every)] == past
         soon = time.time_ns() + 50_000_000
-        assert [e async for e in bus.subscribe(until=soon, matches=every)] == []
+        assert [e async for e in bus.subscribe(since=now, until=soon, matches=every)] == []
 
     asyncio.run(scenario())
 
