@@ -397,15 +397,21 @@ def _make_cgroup(thought: Thought, channel: Channel, undo: ExitStack, pid: int =
 
 
 def _refuse_used(cgroup: Cgroup) -> None:
-    """A cgroup that is there already must neither be frozen nor have processes."""
-    try:
-        if cgroup.frozen():
-            raise RuntimeFailure("container's cgroup unexpectedly frozen")
-        pids = cgroup.pids()
-    except FileNotFoundError:
-        return
-    if pids:
-        raise RuntimeFailure(f"container's cgroup is not empty: {len(pids)} process(es) found")
+    """A cgroup that is there already must neither be frozen nor have processes, but for
+    those that are just dying."""
+    deadline = time.monotonic() + 0.2
+    while True:
+        try:
+            if cgroup.frozen():
+                raise RuntimeFailure("container's cgroup unexpectedly frozen")
+            pids = cgroup.pids()
+        except FileNotFoundError:
+            return
+        if not pids:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeFailure(f"container's cgroup is not empty: {len(pids)} process(es) found")
+        time.sleep(0.005)
 
 
 def _destroy(cgroup: Cgroup) -> None:
