@@ -53,10 +53,14 @@ def thousand(engine: Engine, quick: bool) -> float:
 
 
 def check(engine: Engine, names: list[str]) -> None:
-    """All names are resolved in a container of the network, and their owners answer."""
+    """All names are resolved in a container of the network, and some of their owners answer
+    (not all: the kernel's table of neighbours has 1,024 entries, for all namespaces)."""
     with client(engine) as own:
         asked = " ".join(names)
-        script = f"for n in {asked}; do ping -c1 -W5 $n >/dev/null || exit 1; done"
+        script = f"for n in {asked}; do nslookup $n. 127.0.0.11 >/dev/null || exit 1; done"
+        script += (
+            f"; for n in {' '.join(names[::20])}; do ping -c1 -W5 $n >/dev/null || exit 1; done"
+        )
         host: Json = {"NetworkMode": "thousand"}
         asker = create(own, config("sh", "-c", script, HostConfig=host))
         start(own, asker)

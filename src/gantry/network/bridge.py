@@ -34,6 +34,7 @@ INHIBIT4, BINDING = PREFIX + "inhibit_ipv4", PREFIX + "host_binding_ipv4"
 DEFAULT, TRUSTED = PREFIX + "default_bridge", PREFIX + "trusted_host_interfaces"
 MODES = ("nat", "nat-unprotected", "routed", "isolated")
 SHARD = 1000
+_CROWD = 250  # endpoints in a network from which on the kernel's neighbour table is looked after
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +330,9 @@ class BridgeDriver:
             await self._protect(record, device.names[-1])
             shard = len(device.ports) - 1
         device.ports[shard] += 1
+        total = sum(device.ports)
+        if total % _CROWD == 0:
+            interfaces.room_for_neighbours(4 * total)
         options = device.options
         out = not record.internal
         address = wanted.ipv4.partition("/")[0]

@@ -161,6 +161,18 @@ def read_sysctl(name: str) -> str:
         return ""
 
 
+def room_for_neighbours(count: int) -> None:
+    """Let the kernel know so many neighbours: its table is one for all namespaces, and drops
+    entries beyond 1,024 as it comes. Only ever upwards; a daemon that is not in the machine's
+    first network namespace cannot say."""
+    for family in ("ipv4", "ipv6"):
+        for level, factor in ((1, 1), (2, 4), (3, 8)):
+            name = f"net.{family}.neigh.default.gc_thresh{level}"
+            present = read_sysctl(name)
+            if present and int(present) < count * factor:
+                write_sysctl(name, str(count * factor))
+
+
 def set_mac(namespaces: Namespaces, netns_fd: int, name: str, mac: str) -> None:
     """Change an interface's MAC address; a veth's may change while it is up."""
 
