@@ -102,10 +102,10 @@ def vfork(
     base = _libc.mmap(None, size, _PROT_READ_WRITE, _MAP_STACK, -1, 0)
     if base == c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap: cannot allocate a stack")
+    child = _Child(prepare, failed, base)
     try:
         # Below the one that Python runs on: too deep a recursion ends the child, no more.
         _libc.mprotect(base, _PAGE, _PROT_NONE)
-        child = _Child(prepare, failed, base)
         pid = _libc.clone(
             ctypes.cast(_libc.setcontext, c_void_p),
             base + size,
@@ -117,6 +117,7 @@ def vfork(
             raise OSError(number, f"clone: {os.strerror(number).lower()}")
         return int(pid)
     finally:
+        child.forget()
         _libc.munmap(base, size)
 
 
@@ -129,15 +130,21 @@ class _Child:
         self._prepare = prepare
         self._failed = failed
         self._kept: list[object] = []
-        self._callbacks = _Callback(self._run), _Callback(self._report)
+        run, report = _Callback(self._run), _Callback(self._report)
+        self._callbacks: tuple[object, ...] = (run, report)
         plain = [base + _DEEP + number * _PLAIN for number in range(3)]
         self._exit = _context(plain[0], _PLAIN, None)
-        report = _context(plain[1], _PLAIN, self._exit)
-        _make(report, self._callbacks[1])
-        self._execute = _context(plain[2], _PLAIN, report)
+        after = _context(plain[1], _PLAIN, self._exit)
+        _make(after, report)
+        self._execute = _context(plain[2], _PLAIN, after)
         self.first = _context(base, _DEEP, self._execute)
-        _make(self.first, self._callbacks[0])
-        self._kept.append(report)
+        _make(self.first, run)
+        self._kept.append(after)
+
+    def forget(self) -> None:
+        """Let go of everything now: callbacks refer to this object, and it to them."""
+        self._callbacks = ()
+        self._kept.clear()
 
     def _run(self) -> None:
         program = self._prepare()
@@ -147,7 +154,7 @@ class _Child:
         path = ctypes.create_string_buffer(program.path)
         argv = (c_char_p * (len(program.argv) + 1))(*program.argv, None)
         env = (c_char_p * (len(program.env) + 1))(*program.env, None)
-        self._kept += path, argv, env
+        self._kept += (path, argv, env)
         addresses = [ctypes.addressof(thing) for thing in (path, argv, env)]
         _make(self._execute, _libc.execve, *addresses)
 

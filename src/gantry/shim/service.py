@@ -27,7 +27,7 @@ from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
 from gantry.shim.loop import READ, WRITE, Loop
-from gantry.shim.runtimes import make_backend
+from gantry.shim.runtimes import GANTRY, make_backend
 from gantry.shim.stdio import ProcessIO
 
 DRAIN_SECONDS = 2.0
@@ -345,6 +345,10 @@ class Shim:
             os.set_blocking(started.console, False)
             return {"pid": started.pid}, b"", [started.console]
 
+        if self.spec.runtime == GANTRY:
+            # Little is left of it in memory, and a fork would cost more than all of it.
+            head, body, fds = work()
+            return Message(head, body, tuple(fds))
         return self._work(work, ends.fds())
 
     def _kill(self, message: Message) -> worker.Result:
