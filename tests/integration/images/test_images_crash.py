@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 BASE = layer({"etc": None, "etc/os": "base", "gone": "x", "deep/er/folder/file": "f"})
 MIDDLE = layer({"etc/os": "middle", "deep/.wh.er": b"", ".wh.gone": b"", "deep/new": "n"})
 TOP = layer({"top": "t" * 100_000})
-AGAIN = 4
+AGAIN = 8
 """After every so many crashes the verb is done again; it takes as long as all the rest."""
 MOST = 400
 """Steps that no verb here has."""
@@ -105,15 +105,9 @@ def test_remove(crashes: Crashes, box: Path) -> None:
 
 
 def test_prune(crashes: Crashes, box: Path) -> None:
-    steps = 0
-    for first in ("base:1", "other:1"):
-        # Each image is removed in transactions of its own: what was pruned so far may be gone.
-        copy = box.with_name(first[:-2])
-        subprocess.run(["cp", "-a", str(box), str(copy)], check=True)
-        crashes.run(copy, "remove", {"name": first})
-        left = HAVE - {first}
-        steps += everywhere(crashes, copy, "prune", left, set(), {})
-    assert steps > 6
+    # Each image goes in a transaction of its own: with two, one may be gone and the other not.
+    crashes.run(box, "remove", {"name": "base:1"})
+    assert everywhere(crashes, box, "prune", {"other:1"}, set(), {}) > 3
 
 
 @pytest.fixture

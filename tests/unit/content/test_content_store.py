@@ -128,3 +128,18 @@ def test_sha512(store: ContentStore) -> None:
         writer.write(DATA)
         assert writer.commit(digest) == digest
     assert store.verify(digest)
+
+
+def test_set_aside(tmp_path: Path) -> None:
+    """Gone from the store at once; deleted by `drop`, or by the next start after a crash."""
+    store = ContentStore(str(tmp_path))
+    first, second = store.put(b"first"), store.put(b"second")
+    aside = store.set_aside([first, "sha256:" + "a" * 64])
+    assert (len(aside), store.exists(first), store.exists(second)) == (1, False, True)
+    store.drop(aside)
+    store.drop(aside)
+    store.set_aside([second])
+    again = ContentStore(str(tmp_path))
+    again.clean_ingests(keep_seconds=0)
+    assert list((tmp_path / "ingest").iterdir()) == []
+    assert again.put(b"first") == first
