@@ -84,6 +84,8 @@ def host_config(host: HostConfig, settings: Settings) -> list[str]:
         mountspec.check_mount(spec)
     for entry in host.extra_hosts or ():
         _extra_host(entry)
+    for address in host.dns or ():
+        _address(address)
     ports(host.port_bindings)
     restart_policy(host.restart_policy)
     capabilities.normalise(host.cap_add, "CapAdd")
@@ -347,10 +349,12 @@ def addresses(settings: EndpointSettings) -> None:
     if ipam is None:
         return
     for text in (ipam.ipv4_address, ipam.ipv6_address, *(ipam.link_local_i_ps or ())):
-        try:
-            if text:
-                ipaddress.ip_address(text)
-        except ValueError:
-            raise InvalidParameter(
-                f'invalid JSON: ParseAddr("{text}"): unable to parse IP'
-            ) from None
+        if text:
+            _address(text)
+
+
+def _address(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise InvalidParameter(f'invalid JSON: ParseAddr("{text}"): unable to parse IP') from None

@@ -49,6 +49,7 @@ from gantry.images.engine import Images, make_reference
 from gantry.model.container import Ulimit
 from gantry.model.errors import InvalidParameter
 from gantry.model.snapshot import Snapshotter
+from gantry.network.plugins import Plugins
 from gantry.network.service import Networks
 from gantry.network.settings import DEFAULT_POOLS, NetworkSettings
 from gantry.registry.settings import Proxies, RegistrySettings, parse_settings
@@ -163,8 +164,14 @@ class Engine:
             )
             undo.push_async_callback(images.aclose)
             await images.recover()
+            folders = network_settings(options).plugin_dirs
+            plugins = Plugins(folders[0], folders[1:])
+            undo.push_async_callback(plugins.aclose)
             volumes = Volumes(
-                os.path.join(settings.data_root, "volumes"), VolumeStore(database), volume_event
+                os.path.join(settings.data_root, "volumes"),
+                VolumeStore(database),
+                volume_event,
+                plugins,
             )
 
             def network_event(action: str, name: str, attributes: Mapping[str, str]) -> None:

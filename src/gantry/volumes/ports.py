@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Row(Protocol):
@@ -36,6 +36,20 @@ class Store(Protocol):
     ) -> None: ...
 
     async def delete(self, name: str) -> None: ...
+
+
+class Plugin(Protocol):
+    """A volume plugin (Docker's VolumeDriver protocol)."""
+
+    async def call(self, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer. System with the plugin's own words when it refuses."""
+
+
+class Plugins(Protocol):
+    """Where plugins are found: `gantry.network.plugins.Plugins`."""
+
+    async def get(self, name: str, kind: str) -> Plugin:
+        """NotFound."""
 
 
 Publish = Callable[[str, str, Mapping[str, str]], object]

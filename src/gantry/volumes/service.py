@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.volumes.local import LocalDriver, check_name, check_options
-from gantry.volumes.ports import Publish, Store
+from gantry.volumes.ports import Plugins, Publish, Store
 
 Json = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
@@ -37,17 +37,26 @@ class Volume:
     driver: str = "local"
     holders: set[str] = field(default_factory=set)
     users: set[str] = field(default_factory=set)
+    mountpoint: str = ""
+
+    @property
+    def remote(self) -> bool:
+        """It is a plugin's, which says where it is mounted (`mountpoint`)."""
+        return self.driver != "local"
 
     @property
     def needs_mount(self) -> bool:
-        return bool(self.options and self.options.get("device"))
+        return not self.remote and bool(self.options and self.options.get("device"))
 
 
 class Volumes:
     """See the module. The event loop's own, but for `path`."""
 
-    def __init__(self, root: str, store: Store, publish: Publish) -> None:
+    def __init__(
+        self, root: str, store: Store, publish: Publish, plugins: Plugins | None = None
+    ) -> None:
         self._driver = LocalDriver(root)
+        self._plugins = plugins
         self._store = store
         self._publish = publish
         self._volumes = {
@@ -101,7 +110,10 @@ class Volumes:
         return self._volumes.get(name)
 
     def path(self, name: str) -> str:
-        """The folder with the files."""
+        """The folder with the files; "" of a plugin's volume that was not mounted yet."""
+        volume = self._volumes.get(name)
+        if volume is not None and volume.remote:
+            return volume.mountpoint
         return self._driver.path(name)
 
     async def mount(self, name: str, user: str) -> str:
@@ -109,7 +121,12 @@ class Volumes:
         volume = self._volumes.get(name)
         if volume is None:
             raise NotFound(f"get {name}: no such volume")
-        if volume.needs_mount and not volume.users and not os.path.ismount(self.path(name)):
+        if volume.remote:
+            answer = await self._call(volume.driver, "Mount", {"Name": name, "ID": user})
+            volume.mountpoint = str(answer.get("Mountpoint") or "")
+            if not volume.mountpoint:
+                raise System(f"VolumeDriver.Mount: plugin {volume.driver} names no mountpoint")
+        elif volume.needs_mount and not volume.users and not os.path.ismount(self.path(name)):
             assert volume.options is not None
             options = volume.options
             await asyncio.to_thread(self._driver.mount, name, options)
@@ -125,6 +142,8 @@ class Volumes:
         if volume is None or user not in volume.users:
             return
         volume.users.discard(user)
+        if volume.remote:
+            await self._call(volume.driver, "Unmount", {"Name": name, "ID": user})
         if volume.needs_mount and not volume.users:
             await asyncio.to_thread(self._driver.unmount, name)
         self._event("unmount", volume, {"container": user, "driver": volume.driver})
@@ -153,7 +172,13 @@ class Volumes:
         volume = self._volumes.get(name)
         if volume is None:
             raise NotFound(f"get {name}: no such volume")
-        return self._view(volume)
+        if not volume.remote:
+            return self._view(volume)
+        found = await self._call(volume.driver, "Get", {"Name": name})
+        said = found.get("Volume") or {}
+        volume.mountpoint = str(said.get("Mountpoint") or volume.mountpoint)
+        status = said.get("Status")
+        return {**self._view(volume), **({"Status": status} if status else {})}
 
     async def create(self, body: Json) -> Json:
         name = body.get("Name") or ""
@@ -198,7 +223,7 @@ class Volumes:
             deleted, reclaimed = [], 0
             for volume in self._sorted():
                 chosen = everything or ANONYMOUS in (volume.labels or {})
-                if volume.holders or volume.options or not chosen:
+                if volume.holders or volume.options or volume.remote or not chosen:
                     continue
                 if not _labelled(volume.labels, filters):
                     continue
@@ -218,7 +243,7 @@ class Volumes:
         rows = []
         for volume in self._sorted():
             size = -1
-            if not volume.options:
+            if not volume.options and not volume.remote:
                 size = await asyncio.to_thread(disk_usage, self.path(volume.name))
             data = {"RefCount": len(volume.holders), "Size": size}
             rows.append({**self._view(volume), "UsageData": data})
@@ -233,14 +258,11 @@ class Volumes:
         options: Mapping[str, str] | None,
         labels: Mapping[str, str] | None,
     ) -> Volume:
-        if driver not in ("", "local"):
-            raise NotFound(
-                f'create {name}: error looking up volume plugin {driver}: plugin "{driver}"'
-                " not found"
-            )
+        driver = driver or "local"
         try:
             check_name(name)
-            check_options(dict(options or {}))
+            if driver == "local":
+                check_options(dict(options or {}))
         except InvalidParameter as error:
             raise InvalidParameter(f"create {name}: {error}") from None
         created = time.time_ns()
@@ -249,21 +271,60 @@ class Volumes:
             created,
             dict(options) if options is not None else None,
             dict(labels) if labels is not None else None,
+            driver,
         )
-        self._driver.create(name)
-        await self._store.add(name, "local", created, volume.options, volume.labels)
+        if volume.remote:
+            await self._make_remotely(volume)
+        else:
+            self._driver.create(name)
+        await self._store.add(name, driver, created, volume.options, volume.labels)
         self._volumes[name] = volume
-        self._event("create", volume, {"driver": "local"})
+        self._event("create", volume, {"driver": driver})
         return volume
 
+    async def _make_remotely(self, volume: Volume) -> None:
+        """The plugin may have it already: then it is that one."""
+        try:
+            found = await self._call(volume.driver, "Get", {"Name": volume.name})
+        except NotFound as error:
+            raise NotFound(
+                f"create {volume.name}: error looking up volume plugin {volume.driver}: {error}"
+            ) from None
+        except System:
+            found = {}
+        if found.get("Volume"):
+            return
+        asked: Json = {"Name": volume.name, "Opts": volume.options or {}}
+        try:
+            await self._call(volume.driver, "Create", asked)
+        except System as error:
+            raise System(f"create {volume.name}: {error}") from None
+
+    async def _call(self, driver: str, method: str, body: Json) -> Json:
+        """NotFound without such a plugin, System when it refuses."""
+        if self._plugins is None:
+            raise NotFound(f'plugin "{driver}" not found')
+        plugin = await self._plugins.get(driver, "VolumeDriver")
+        try:
+            return await plugin.call(f"VolumeDriver.{method}", body)
+        except System as error:
+            text = str(error).removeprefix("remote: ").removeprefix(f"VolumeDriver.{method}: ")
+            raise System(f"VolumeDriver.{method}: {text}") from None
+
     async def _remove(self, volume: Volume) -> None:
+        if volume.remote:
+            try:
+                await self._call(volume.driver, "Remove", {"Name": volume.name})
+            except System as error:
+                raise System(f"remove {volume.name}: {error}") from None
         # First the record: what a crash leaves then is a folder that nobody knows.
         self._volumes.pop(volume.name, None)
         await self._store.delete(volume.name)
         try:
             if volume.needs_mount:
                 await asyncio.to_thread(self._driver.unmount, volume.name)
-            await asyncio.to_thread(self._driver.remove, volume.name)
+            if not volume.remote:
+                await asyncio.to_thread(self._driver.remove, volume.name)
         except OSError as error:
             raise System(f"remove {volume.name}: {error}") from error
         self._event("destroy", volume, {"driver": volume.driver})
