@@ -181,3 +181,9 @@ def registry_auth(header: str) -> Json:
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         return {}
     return decoded if isinstance(decoded, dict) else {}
+
+
+def with_agent(auth: Json, headers: Mapping[str, str]) -> Json:
+    """Credentials, with the name of the program that asks: registries are told of both."""
+    agent = headers.get("User-Agent", "")
+    return {**auth, "useragent": agent} if agent else auth

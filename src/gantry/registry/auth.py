@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 CLIENT_ID: Final = "docker"
+_CLIENT: Final = 256
+"""Characters of a client's name that are passed on."""
+_SPECIAL: Final = re.compile(r"[();\\]")
 _MARGIN: Final = 10.0
 """Seconds before its end that a token is no longer used."""
 _DEFAULT_LIFE: Final = 60.0
@@ -22,13 +25,15 @@ _DEFAULT_LIFE: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client sent in X-Registry-Auth or POST /auth. registry_token: a ready bearer."""
+    """What a client sent in X-Registry-Auth or POST /auth. registry_token: a ready bearer.
+    client: the User-Agent of whom the engine asks for."""
 
     username: str = ""
     password: str = ""
     identity_token: str = ""
     registry_token: str = ""
     server: str = ""
+    client: str = ""
 
     @staticmethod
     def of_json(auth: Mapping[str, Any] | None) -> Credentials:
@@ -46,8 +51,20 @@ class Credentials:
             except ValueError:
                 username = password = ""
         return Credentials(
-            username, password, text("identitytoken"), text("registrytoken"), text("serveraddress")
+            username,
+            password,
+            text("identitytoken"),
+            text("registrytoken"),
+            text("serveraddress"),
+            text("useragent")[:_CLIENT],
         )
+
+    def user_agent(self, own: str) -> str:
+        """`own`, and who is behind it (moby `dockerversion.DockerUserAgent`)."""
+        if not self.client or not self.client.isprintable():
+            return own
+        escaped = _SPECIAL.sub(r"\\\g<0>", self.client)
+        return f"{own} UpstreamClient({escaped})"
 
     @property
     def basic(self) -> str:

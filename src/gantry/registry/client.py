@@ -60,7 +60,7 @@ class RegistryClient:
             if not endpoint.url.startswith("https:") and endpoint.host in confirmed:
                 continue
             # A mirror gets no credentials: they are the Hub's.
-            who = Credentials() if endpoint.mirror else credentials
+            who = Credentials(client=credentials.client) if endpoint.mirror else credentials
             authorizer = self._transport.authorizer(endpoint, who)
             remote = Remote(self._transport, endpoint, reference.path, authorizer)
             try:

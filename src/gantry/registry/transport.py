@@ -145,6 +145,9 @@ class Transport:
         async with contextlib.AsyncExitStack() as scope_stack:
             for attempt in (1, 2):
                 sent = dict(headers or {})
+                if authorizer is not None:
+                    agent = self.settings.user_agent
+                    sent["User-Agent"] = authorizer.credentials.user_agent(agent)
                 if authorizer is not None and _origin(target) == _origin(endpoint.url):
                     authorization = await _authorization(authorizer, scope, method, target)
                     if authorization is not None:

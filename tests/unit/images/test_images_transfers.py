@@ -162,6 +162,26 @@ class TestLimits:
         run(body)
 
 
+def test_who_asks(run: Callable[[Body], None]) -> None:
+    async def body(box: ImageBox, registry: OwnRegistry) -> None:
+        await registry.put_image("x", "1", LAYERS[:1])
+        agents: set[str] = set()
+
+        def hook(request: web.Request) -> None:
+            if "/x/" in request.path:
+                agents.add(request.headers["User-Agent"])
+
+        registry.hook = hook
+        auth = {"useragent": "Docker-Client/28.2.2 (linux)"}
+        await collect(box.images.pull(f"{registry.host}/x", tag="1", platform="", auth=auth))
+        [agent] = agents
+        own, _, client = agent.partition(" UpstreamClient")
+        assert own.startswith("docker/")
+        assert client == r"(Docker-Client/28.2.2 \(linux\))"
+
+    run(body)
+
+
 class TestForeignLayers:
     """Layers that say where else they are (allow-nondistributable-artifacts)."""
 

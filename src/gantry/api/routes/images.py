@@ -18,7 +18,8 @@ AUTH: Final = "X-Registry-Auth"
 
 
 def _auth(call: Call) -> Json:
-    return params.registry_auth(call.request.headers.get(AUTH, ""))
+    headers = call.request.headers
+    return params.with_agent(params.registry_auth(headers.get(AUTH, "")), headers)
 
 
 def _one_platform(call: Call, since: int, name: str = "platform") -> str:

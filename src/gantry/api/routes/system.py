@@ -105,7 +105,8 @@ async def auth(call: Call) -> Sendable:
         credentials = gojson.parse(await call.body())
     except InvalidParameter as error:
         raise InvalidParameter(f"invalid X-Registry-Auth header: {error}")
-    return call.json(await call.backends.system.auth(credentials or {}))
+    who = params.with_agent(credentials or {}, call.request.headers)
+    return call.json(await call.backends.system.auth(who))
 
 
 ROUTES: Final = [
