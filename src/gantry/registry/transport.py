@@ -109,8 +109,9 @@ class Transport:
             return
         url = endpoint.url + "/v2/"
         try:
+            agent = authorizer.credentials.user_agent(self.settings.user_agent)
             async with asyncio.timeout(self.patience):
-                response = await self._send(endpoint, "GET", url, {}, None)
+                response = await self._send(endpoint, "GET", url, {"User-Agent": agent}, None)
         except TimeoutError as error:
             raise of_transport(error, "GET", url) from error
         async with response:
