@@ -24,7 +24,7 @@ from gantry.archive.errors import ArchiveError, NeedsParents
 from gantry.archive.header import Entry
 from gantry.archive.reader import TarReader
 from gantry.archive.removal import remove
-from gantry.kernel import syscalls
+from gantry.kernel import procfs, syscalls
 from gantry.model.snapshot import Flavour
 
 WHITEOUT: Final = b".wh."
@@ -208,7 +208,12 @@ class _Applier:
         device = os.makedev(entry.major, entry.minor)
         if self._overlay and kind == stat.S_IFCHR and device == 0:
             raise ArchiveError(f"{_show(name)}: device 0:0 is no device")
-        os.mknod(base, kind | entry.mode, device, dir_fd=at)
+        try:
+            os.mknod(base, kind | entry.mode, device, dir_fd=at)
+        except PermissionError:
+            if not procfs.in_user_namespace():
+                raise
+            return  # devices cannot be made there; Docker leaves them out, too
         self._attributes(at, base, entry)
 
     def _hardlink(self, at: int, base: bytes, entry: Entry, reader: TarReader, name: bytes) -> None:

@@ -349,6 +349,44 @@ def test_import(run: Callable[[Body], None]) -> None:
     run(body)
 
 
+def test_import_from_a_url(run: Callable[[Body], None]) -> None:
+    answers = {"/root.tar": (200, gzip.compress(BASE)), "/gone": (404, b"not here")}
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        status, data = answers[path]
+        head = f"HTTP/1.1 {status} {'OK' if status == 200 else 'Not Found'}\r\n"
+        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        writer.close()
+
+    async def body(box: ImageBox) -> None:
+        async def fetch(url: str) -> list[Any]:
+            fields = {"repo": "", "tag": "", "message": "", "changes": (), "platform": ""}
+            return await collect(box.images.import_(url, **fields))  # type: ignore[arg-type] # texts
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            first, progress, last = await fetch(f"{host}/root.tar")
+            assert first == {"status": f"Downloading from http://{host}/root.tar"}
+            assert (progress["status"], progress["progressDetail"]["current"] > 0) == (
+                "Importing",
+                True,
+            )
+            image = box.images.resolve(last["status"])
+            assert image.comment == f"Imported from {host}/root.tar"
+            assert image.diff_ids == (digest(BASE),)
+            with pytest.raises(NotFound, match=f"failed to GET http://{host}/gone with status 404"):
+                await fetch(f"http://{host}/gone")
+        with pytest.raises(GantryError, match="connect: connection refused"):
+            await fetch(f"http://{host}/root.tar")
+        for url, text in (("ftp://x/y", "unsupported protocol"), ("%2Fa%2Fb", "invalid URL esc")):
+            with pytest.raises(InvalidParameter, match=text):
+                await fetch(url)
+
+    run(body)
+
+
 def test_tagging(run: Callable[[Body], None]) -> None:
     async def body(box: ImageBox) -> None:
         await box.load(docker_archive([BASE], ["a"]))
