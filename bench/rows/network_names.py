@@ -27,7 +27,9 @@ def measure(engine: Engine, quick: bool) -> float:
             asker = create(api, config(*command, HostConfig={**host, "Binds": binds}))
             start(api, asker)
             api.post(f"/containers/{asker}/wait").expect(200)
-            said = engine.cli()("logs", asker).ok()
+            done = engine.cli()("logs", asker)
+            assert done.out, done.err
+            said = done.out
             remove(api, asker)
             return float(said)
         finally:
