@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from tests.oci.bundles import Bundle, Runtime
-
-import gantry
-
-USER = 54321
-_PLAIN = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
-
-
-def _works(*words: str) -> bool:
-    return subprocess.run([*_PLAIN, *words], capture_output=True).returncode == 0
+from tests.support.plain import PLAIN, USER, cannot_unshare
+from tests.support.plain import python as find_python
 
 
 @pytest.fixture(scope="module")
 def python() -> list[str]:
     """A Python that the user may execute, and how it finds gantry."""
-    if not _works("unshare", "--user", "--map-root-user", "true"):
+    if cannot_unshare():
         pytest.skip("plain users may not make user namespaces here")
-    source = str(Path(gantry.__file__).parents[1])
-    for program in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin") or ""):
-        words = ["env", f"PYTHONPATH={source}", program]
-        version = "import sys; sys.exit(sys.version_info < (3, 11)); import gantry.runtime.main"
-        if program and _works(*words, "-c", version):
-            return words
-    pytest.skip("no Python that a plain user may execute")
+    found = find_python()
+    if not found:
+        pytest.skip("no Python that a plain user may execute")
+    return found
 
 
 @pytest.fixture
@@ -44,9 +30,9 @@ def plain(runtime: Runtime, python: list[str], bundle: Bundle) -> Runtime:
     os.chown(runtime.root, USER, USER)
     os.chown(bundle.folder, USER, USER)
     if runtime.name == "gantry-runc":
-        runtime.command = [*_PLAIN, *python, "-m", "gantry.runtime.main"]
+        runtime.command = [*PLAIN, *python, "-m", "gantry.runtime.main"]
     else:
-        runtime.command = [*_PLAIN, *runtime.command]
+        runtime.command = [*PLAIN, *runtime.command]
     made = runtime("spec", "--rootless", "-b", str(bundle.folder))
     assert made.code == 0, made.text
     bundle.config = json.loads((bundle.folder / "config.json").read_text())

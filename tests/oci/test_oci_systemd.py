@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.oci.bundles import Bundle, Runtime
+from tests.support import plain
 from tests.support.fakesystemd import FakeSystemd, properties
-from tests.support.systemd import Systemd, absent
+from tests.support.systemd import Systemd, UserSystemd, absent
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,38 @@ def test_another_form_of_path_is_refused(managed: Runtime, bundle: Bundle) -> No
     done = managed.run(bundle)
     assert done.code != 0
     assert "expected cgroupsPath to be of format" in done.err
+
+
+def test_a_plain_users_own_systemd(runtime: Runtime, bundle: Bundle) -> None:
+    if absent():
+        pytest.skip(absent())
+    python = plain.python()
+    if runtime.name != "gantry-runc" or not python or plain.cannot_unshare():
+        pytest.skip("for gantry-runc, with a Python for plain users, and user namespaces")
+    for path in (runtime.root, bundle.folder):
+        path.chmod(0o755)
+        os.chown(path, plain.USER, plain.USER)
+    user = UserSystemd()
+    try:
+        runtime.command = [*user.command, *python, "-m", "gantry.runtime.main", "--systemd-cgroup"]
+        assert runtime("spec", "--rootless", "-b", str(bundle.folder)).code == 0
+        bundle.config = json.loads((bundle.folder / "config.json").read_text())
+        bundle.args("sleep", "100").part("process")["terminal"] = False
+        bundle.part("linux", "resources").update(
+            {"memory": {"limit": 48 << 20}, "pids": {"limit": 30}}
+        )
+        made = runtime.detached(bundle)
+        group = user.group / f"mine/user.slice/runc-{made}.scope"
+        assert (group / "cgroup.procs").read_text().split() == [str(runtime.pid(made))]
+        assert (group / "memory.max").read_text() == f"{48 << 20}\n"
+        assert (group / "pids.max").read_text() == "30\n"
+        assert runtime("update", "--memory", "40m", made).code == 0
+        assert (group / "memory.max").read_text() == f"{40 << 20}\n"
+        assert runtime("exec", made, "sh", "-c", "exit 3").code == 3
+        assert runtime("delete", "--force", made).code == 0
+        assert not group.exists()
+    finally:
+        user.close()
 
 
 @pytest.fixture

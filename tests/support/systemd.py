@@ -14,9 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.support.plain import PLAIN, USER
 from tests.support.wait import eventually
 
 PROGRAM: Final = "/lib/systemd/systemd"
+_BOOTED: Final = Path("/run/systemd/system")
 _CGROUP: Final = Path("/sys/fs/cgroup/systemd-under-test")
 
 # It enters its cgroup after the fork: the namespace's root must hold no process but systemd,
@@ -94,4 +96,56 @@ class Systemd:
         os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class UserSystemd:
+    """A plain user's own systemd, with a part of the cgroups that is handed to the user.
+
+    command: runs what follows as the user, in that part, as a session's processes are.
+    """
+
+    def __init__(self) -> None:
+        assert not absent(), absent()
+        self._folder = Path(tempfile.mkdtemp(prefix="systemd-", dir="/var/tmp"))
+        self.group = Path("/sys/fs/cgroup/user-under-test")
+        (self._folder / "nothing.target").write_text("[Unit]\nDefaultDependencies=no\n")
+        self.group.mkdir()
+        _BOOTED.mkdir(parents=True)  # a user's systemd does not start on any other machine
+        (self.group / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        for path in (self.group / "mine", self._folder):
+            path.mkdir(exist_ok=True)
+            self._give(path)
+        words = [PROGRAM, "--user", "--unit=nothing.target", "--log-target=null"]
+        self._process = subprocess.Popen(
+            ["sh", "-c", f'echo 0 > {self.group}/mine/cgroup.procs; exec "$@"', "sh",
+             *PLAIN, *words],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self._folder),
+                "XDG_RUNTIME_DIR": str(self._folder),
+                "SYSTEMD_UNIT_PATH": str(self._folder),
+                "SYSTEMD_GENERATOR_PATH": str(self._folder / "none"),
+            },
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        eventually((self._folder / "systemd/private").exists, timeout=60)
+        session = self.group / "mine/session"
+        session.mkdir()
+        self._give(session)
+        self.command = ["sh", "-c", f'echo 0 > {session}/cgroup.procs; exec "$@"', "sh", *PLAIN,
+                        "env", f"XDG_RUNTIME_DIR={self._folder}"]  # fmt: skip
+
+    @staticmethod
+    def _give(path: Path) -> None:
+        os.chown(path, USER, USER)
+        for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+            if (path / name).exists():
+                os.chown(path / name, USER, USER)
+
+    def close(self) -> None:
+        """End it; its containers have ended before."""
+        self._process.kill()
+        self._process.wait()
+        _BOOTED.rmdir()
         shutil.rmtree(self._folder, ignore_errors=True)

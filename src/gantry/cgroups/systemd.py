@@ -90,6 +90,10 @@ class SystemdCgroup:
         user = outer_uid() != 0
         slice_name, unit = parse_path(path, container_id, "user.slice" if user else "system.slice")
         place = f"{expand_slice(slice_name).rstrip('/')}/{unit}"
+        if user and not layout.pure:
+            raise OSError(
+                errno.EOPNOTSUPP, "systemd hands cgroups to plain users on cgroup v2 only"
+            )
         if user:
             # The user's systemd has a cgroup of its own, and everything of its is below.
             with Manager(user=True) as manager:
@@ -110,7 +114,8 @@ class SystemdCgroup:
 
     def create(self, resources: Resources) -> None:
         """Only noted: a scope cannot be without a process."""
-        self._resources = resources
+        # Device filters are root's to make.
+        self._resources = resources.replace(devices=()) if self._user else resources
         self._started = False
 
     def attach(self, pid: int, below: Mapping[str, str] = _NOWHERE) -> None:

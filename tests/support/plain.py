@@ -1,0 +1,35 @@
+"""A plain user of the machine, with no rights and no home."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import gantry
+
+USER: Final = 54321
+PLAIN: Final = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
+"""The words that run what follows as the user."""
+
+
+def _works(*words: str) -> bool:
+    return subprocess.run([*PLAIN, *words], capture_output=True).returncode == 0
+
+
+def cannot_unshare() -> bool:
+    """Whether plain users may not make user namespaces here."""
+    return not _works("unshare", "--user", "--map-root-user", "true")
+
+
+def python() -> list[str]:
+    """A Python that the user may execute, with gantry to import; [] when there is none."""
+    source = str(Path(gantry.__file__).parents[1])
+    for program in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin") or ""):
+        words = ["env", f"PYTHONPATH={source}", program]
+        version = "import sys; sys.exit(sys.version_info < (3, 11)); import gantry.runtime.main"
+        if program and _works(*words, "-c", version):
+            return words
+    return []
