@@ -98,3 +98,10 @@ def test_without_a_cgroup(plain: Runtime, bundle: Bundle) -> None:
 def test_devices_are_the_hosts(plain: Runtime, bundle: Bundle) -> None:
     done = plain.run(bundle.sh("echo x > /dev/null; head -c 3 /dev/zero | wc -c; ls /dev/full"))
     assert done.out.split() == ["3", "/dev/full"]
+
+
+def test_an_id_that_is_not_mapped(plain: Runtime, bundle: Bundle) -> None:
+    name = plain.detached(bundle.args("sleep", "1000"))
+    done = plain("exec", "--user", "5", name, "true")
+    assert done.code == 255
+    assert "cannot set uid to unmapped user in user namespace" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -169,13 +170,26 @@ def drop_bounding(identity: Identity) -> None:
 
 
 def become_user(identity: Identity) -> None:
-    """Groups, then gid, then uid; capabilities survive until `apply_capabilities`."""
+    """Groups, then gid, then uid; capabilities survive until `apply_capabilities`.
+
+    RuntimeFailure: an id that the user namespace has no map for.
+    """
     if identity.keep:
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
     if identity.set_groups:
         os.setgroups(identity.groups)
-    os.setresgid(identity.gid, identity.gid, identity.gid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
+    for kind, number, become in (
+        ("gid", identity.gid, os.setresgid),
+        ("uid", identity.uid, os.setresuid),
+    ):
+        try:
+            become(number, number, number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise RuntimeFailure(
+                f"unable to setup user: cannot set {kind} to unmapped user in user namespace"
+            )
 
 
 def apply_capabilities(identity: Identity) -> list[str]:
