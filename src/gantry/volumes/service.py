@@ -17,6 +17,7 @@ from typing import Any, Final
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.volumes.local import LocalDriver, check_name, check_options
 from gantry.volumes.ports import Plugins, Publish, Store
+from gantry.volumes.remote import RemoteDrivers
 
 Json = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
@@ -56,7 +57,7 @@ class Volumes:
         self, root: str, store: Store, publish: Publish, plugins: Plugins | None = None
     ) -> None:
         self._driver = LocalDriver(root)
-        self._plugins = plugins
+        self._remote = RemoteDrivers(plugins)
         self._store = store
         self._publish = publish
         self._volumes = {
@@ -122,7 +123,7 @@ class Volumes:
         if volume is None:
             raise NotFound(f"get {name}: no such volume")
         if volume.remote:
-            answer = await self._call(volume.driver, "Mount", {"Name": name, "ID": user})
+            answer = await self._remote.call(volume.driver, "Mount", {"Name": name, "ID": user})
             volume.mountpoint = str(answer.get("Mountpoint") or "")
             if not volume.mountpoint:
                 raise System(f"VolumeDriver.Mount: plugin {volume.driver} names no mountpoint")
@@ -143,7 +144,7 @@ class Volumes:
             return
         volume.users.discard(user)
         if volume.remote:
-            await self._call(volume.driver, "Unmount", {"Name": name, "ID": user})
+            await self._remote.call(volume.driver, "Unmount", {"Name": name, "ID": user})
         if volume.needs_mount and not volume.users:
             await asyncio.to_thread(self._driver.unmount, name)
         self._event("unmount", volume, {"container": user, "driver": volume.driver})
@@ -174,11 +175,13 @@ class Volumes:
             raise NotFound(f"get {name}: no such volume")
         if not volume.remote:
             return self._view(volume)
-        found = await self._call(volume.driver, "Get", {"Name": name})
-        said = found.get("Volume") or {}
+        said = await self._remote.get(volume.driver, volume.name)
+        if said is None:
+            raise NotFound(f"get {name}: no such volume")
         volume.mountpoint = str(said.get("Mountpoint") or volume.mountpoint)
         status = said.get("Status")
-        return {**self._view(volume), **({"Status": status} if status else {})}
+        scope = await self._remote.ask_scope(volume.driver)
+        return {**self._view(volume), "Scope": scope, **({"Status": status} if status else {})}
 
     async def create(self, body: Json) -> Json:
         name = body.get("Name") or ""
@@ -190,6 +193,8 @@ class Volumes:
         async with self._making.setdefault(name, asyncio.Lock()):
             try:
                 volume = self._volumes.get(name)
+                if volume is not None and volume.remote and driver in ("", volume.driver):
+                    volume = await self._still_there(volume)
                 if volume is None:
                     options = body.get("DriverOpts")
                     volume = await self._make(name, driver, options, labels or body.get("Labels"))
@@ -274,7 +279,8 @@ class Volumes:
             driver,
         )
         if volume.remote:
-            await self._make_remotely(volume)
+            await self._remote.create(driver, name, volume.options)
+            await self._remote.ask_scope(driver)
         else:
             self._driver.create(name)
         await self._store.add(name, driver, created, volume.options, volume.labels)
@@ -282,39 +288,18 @@ class Volumes:
         self._event("create", volume, {"driver": driver})
         return volume
 
-    async def _make_remotely(self, volume: Volume) -> None:
-        """The plugin may have it already: then it is that one."""
-        try:
-            found = await self._call(volume.driver, "Get", {"Name": volume.name})
-        except NotFound as error:
-            raise NotFound(
-                f"create {volume.name}: error looking up volume plugin {volume.driver}: {error}"
-            ) from None
-        except System:
-            found = {}
-        if found.get("Volume"):
-            return
-        asked: Json = {"Name": volume.name, "Opts": volume.options or {}}
-        try:
-            await self._call(volume.driver, "Create", asked)
-        except System as error:
-            raise System(f"create {volume.name}: {error}") from None
-
-    async def _call(self, driver: str, method: str, body: Json) -> Json:
-        """NotFound without such a plugin, System when it refuses."""
-        if self._plugins is None:
-            raise NotFound(f'plugin "{driver}" not found')
-        plugin = await self._plugins.get(driver, "VolumeDriver")
-        try:
-            return await plugin.call(f"VolumeDriver.{method}", body)
-        except System as error:
-            text = str(error).removeprefix("remote: ").removeprefix(f"VolumeDriver.{method}: ")
-            raise System(f"VolumeDriver.{method}: {text}") from None
+    async def _still_there(self, volume: Volume) -> Volume | None:
+        """None, and forgotten, when the plugin has lost it meanwhile (and nobody holds it)."""
+        if volume.holders or await self._remote.get(volume.driver, volume.name) is not None:
+            return volume
+        del self._volumes[volume.name]
+        await self._store.delete(volume.name)
+        return None
 
     async def _remove(self, volume: Volume) -> None:
         if volume.remote:
             try:
-                await self._call(volume.driver, "Remove", {"Name": volume.name})
+                await self._remote.call(volume.driver, "Remove", {"Name": volume.name})
             except System as error:
                 raise System(f"remove {volume.name}: {error}") from None
         # First the record: what a crash leaves then is a folder that nobody knows.
@@ -358,7 +343,7 @@ class Volumes:
             "Mountpoint": self.path(volume.name),
             "Name": volume.name,
             "Options": volume.options,
-            "Scope": "local",
+            "Scope": self._remote.scopes.get(volume.driver, "local"),
         }
 
 

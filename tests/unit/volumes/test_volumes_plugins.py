@@ -57,6 +57,8 @@ class FakePlugin:
         self.calls.append((method, body))
         if method in self.refuses:
             raise System("remote: no, not this one")
+        if method == "Capabilities":
+            return {"Capabilities": {"Scope": "global"}}
         name = body["Name"]
         match method:
             case "Create":
@@ -79,8 +81,8 @@ def test_a_volume_of_a_plugin(tmp_path: Path) -> None:
         volumes = Volumes(str(tmp_path), store, lambda *_: None, plugin)
         body = {"Name": "vol", "Driver": "far", "DriverOpts": {"a": "b"}}
         made = await volumes.create(body)
-        assert (made["Driver"], made["Mountpoint"]) == ("far", "")
-        assert plugin.calls[-1] == ("Create", {"Name": "vol", "Opts": {"a": "b"}})
+        assert (made["Driver"], made["Mountpoint"], made["Scope"]) == ("far", "", "global")
+        assert plugin.calls[-2] == ("Create", {"Name": "vol", "Opts": {"a": "b"}})
         assert store.rows == {"vol": "far"}
         held = await volumes.ensure("vol", holder="c1")
         assert held.driver == "far"
@@ -124,6 +126,21 @@ def test_one_that_the_plugin_has_is_taken_as_it_is(tmp_path: Path) -> None:
         plugin.volumes["vol"] = {"Name": "vol"}
         volumes = Volumes(str(tmp_path), FakeStore(), lambda *_: None, plugin)
         await volumes.create({"Name": "vol", "Driver": "far"})
-        assert [method for method, _ in plugin.calls] == ["Get"]
+        assert [method for method, _ in plugin.calls] == ["Get", "Capabilities"]
+
+
+def test_one_that_the_plugin_lost(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        plugin, store = FakePlugin(), FakeStore()
+        volumes = Volumes(str(tmp_path), store, lambda *_: None, plugin)
+        await volumes.create({"Name": "vol", "Driver": "far"})
+        plugin.volumes.clear()
+        with pytest.raises(NotFound, match="get vol: no such volume"):
+            await volumes.inspect("vol")
+        again = await volumes.create({"Name": "vol", "Driver": "far", "DriverOpts": {"x": "y"}})
+        assert again["Options"] == {"x": "y"}
+        assert list(plugin.volumes) == ["vol"]
+
+    asyncio.run(scenario())
 
     asyncio.run(scenario())
