@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,7 +111,19 @@ def podman_on_gantry(folder: Path) -> Iterator[Front]:
     tar = folder / "root.tar"
     tar.write_bytes(image.rootfs())
     call("import", "--change", "ENV PATH=/bin", str(tar), "busybox").ok()
-    yield Front("podman", call)
+    try:
+        yield Front("podman", call)
+    finally:
+        _remove_empty("libpod_parent")
+
+
+def _remove_empty(name: str) -> None:
+    """Remove the cgroups of a name that Podman leaves, as far as nobody is in them."""
+    top = Path("/sys/fs/cgroup")
+    for group in (*top.glob(name), *top.glob(f"*/{name}")):
+        for folder, _, _ in os.walk(group, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
 
 @dataclass
