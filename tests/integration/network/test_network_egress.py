@@ -47,7 +47,8 @@ async def try_tcp(fd: int | None, address: str) -> str:
 
     def connect() -> str:
         try:
-            socket.create_connection((address, 80), 1).close()
+            # A SYN that is lost (links come up in the background) is sent again after 1 s.
+            socket.create_connection((address, 80), 4).close()
         except OSError as error:
             return os.strerror(error.errno) if error.errno else "timed out"
         return ""
