@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -120,11 +121,16 @@ class Engine:
             init_path=settings.init_path,
         )
         system.reload(options, settings.default_runtime)
-        core.events.publish("daemon", "reload", system.engine_id, {"name": os.uname().nodename})
+        core.events.publish(
+            "daemon", "reload", system.engine_id, reload_attributes(options, settings)
+        )
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         options = self._options
         settings = container_settings(options)
+        for word in ("Downloads", "Uploads"):
+            most = options.number(f"max-concurrent-{word.lower()}")
+            _log.debug("Max Concurrent %s: %d", word, most)
         files = undo.enter_context(contextlib.ExitStack())
         roots.prepare(settings.data_root, 0o710)
         roots.prepare(settings.exec_root, 0o711)
@@ -269,6 +275,35 @@ class Engine:
             firewall=self._options.text("firewall-backend"),
             registries=registry_settings(self._options).info(),
         )
+
+
+def reload_attributes(options: Options, settings: Settings) -> dict[str, str]:
+    """What the reload event says of the options that can change (moby daemon/reload.go)."""
+
+    def words(key: str) -> str:
+        return json.dumps(list(options.words(key)), separators=(",", ":"))
+
+    def flag(key: str) -> str:
+        return "true" if options.flag(key) else "false"
+
+    runtimes = {OWN_RUNTIME: "gantry-runc"}
+    runtimes.update({name: runtime.path for name, runtime in settings.runtimes.items()})
+    return {
+        "debug": flag("debug"),
+        "default-ipc-mode": settings.default_ipc_mode,
+        "default-runtime": settings.default_runtime,
+        "default-shm-size": str(settings.default_shm_size),
+        "insecure-registries": words("insecure-registries"),
+        "labels": words("labels"),
+        "live-restore": flag("live-restore"),
+        "max-concurrent-downloads": str(options.number("max-concurrent-downloads")),
+        "max-concurrent-uploads": str(options.number("max-concurrent-uploads")),
+        "max-download-attempts": str(options.number("max-download-attempts")),
+        "name": os.uname().nodename,
+        "registry-mirrors": words("registry-mirrors"),
+        "runtimes": " ".join(f"{name}:{path}" for name, path in sorted(runtimes.items())),
+        "shutdown-timeout": str(settings.shutdown_timeout),
+    }
 
 
 # Concrete choices

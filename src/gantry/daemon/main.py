@@ -53,7 +53,8 @@ class _Lines(logging.Formatter):
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._json:
-            return json.dumps({"level": level, "msg": text, "time": at})
+            line = {"level": level, "msg": text, "time": at}
+            return json.dumps(line, separators=(",", ":"), ensure_ascii=False)
         return f"time={json.dumps(at)} level={level} msg={json.dumps(text, ensure_ascii=False)}"
 
 
