@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gantry.daemon.engine import container_settings, network_settings, registry_settings
+from gantry.daemon.choices import container_settings, network_settings, registry_settings
 from gantry.daemon.flags import CommandLine, parse, parse_size, usage
 from gantry.daemon.main import run
 from gantry.daemon.options import OPTIONS
