@@ -16,7 +16,7 @@ from gantry.archive.removal import remove_tree
 from gantry.containers import logconfig, merge, mountspec, names, validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
-from gantry.containers.spec.build import Security
+from gantry.containers.spec.security import Security
 from gantry.kernel.syscalls import RESOLVE_BENEATH, openat2
 from gantry.model.container import (
     CreateRequest,
