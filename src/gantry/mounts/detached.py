@@ -6,6 +6,7 @@ A function returns a mount's fd; closing it before `attach` undoes everything.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -71,15 +72,46 @@ def fits_fsconfig(options: Options) -> bool:
 
 def mount_onto(target_fd: int, fstype: str, source: str, options: Options) -> None:
     """mount(2) onto a held fd: for options that fsconfig(2) cannot take (long overlays)."""
+    place = f"/proc/self/fd/{target_fd}"
     data = ",".join(options.data)
-    if len(os.fsencode(data)) > _DATA_MAX:
-        fd = new(fstype, source, options)
-        try:
-            api.move_mount(fd, target_fd)
-        finally:
-            os.close(fd)
+    if len(os.fsencode(data)) <= _DATA_MAX:
+        syscalls.mount(source, place, fstype, options.mount_flags(), data)
         return
-    syscalls.mount(source, f"/proc/self/fd/{target_fd}", fstype, options.mount_flags(), data)
+    folder, shorter = _from_within(options.data)
+    if folder and len(os.fsencode(shorter)) <= _DATA_MAX:
+        # As Docker does it: before Linux 6.7 a page is all there is, so names are relative.
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.chdir(folder)
+            syscalls.mount(source, place, fstype, options.mount_flags(), shorter)
+        finally:
+            os.fchdir(before)
+            os.close(before)
+        return
+    fd = new(fstype, source, options)
+    try:
+        api.move_mount(fd, target_fd)
+    finally:
+        os.close(fd)
+
+
+def _from_within(data: Sequence[str]) -> tuple[str, str]:
+    """(the folder that all of an overlay's folders are in, its options as seen from there);
+    ("", "") where there is none."""
+    named = {key: value for key, _, value in (word.partition("=") for word in data)}
+    folders = named.get("lowerdir", "").split(":")
+    folders += [named[key] for key in ("upperdir", "workdir") if key in named]
+    if "\\" in "".join(folders) or not all(os.path.isabs(folder) for folder in folders):
+        return "", ""
+    top = os.path.commonpath(folders)
+    words = []
+    for word in data:
+        key, _, value = word.partition("=")
+        if key in ("lowerdir", "upperdir", "workdir"):
+            inside = [os.path.relpath(folder, top) for folder in value.split(":")]
+            word = f"{key}={':'.join(inside)}"
+        words.append(word)
+    return top, ",".join(words)
 
 
 def bind(source: str, options: Options, *, dirfd: int | None = None) -> int:
