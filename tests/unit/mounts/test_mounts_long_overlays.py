@@ -6,10 +6,10 @@ from gantry.mounts.detached import _from_within
 
 
 def test_relative_names() -> None:
-    layers = ":".join(f"/data/overlay2/l{number}/fs" for number in range(140))
-    data = [f"lowerdir={layers}", "upperdir=/data/overlay2/up/fs", "index=off"]
-    folder, shorter = _from_within([*data, "workdir=/data/overlay2/up/work"])
-    assert folder == "/data/overlay2"
+    layers = ":".join(f"/var/lib/gantry/snapshots/overlay2/l{number}/fs" for number in range(140))
+    data = [f"lowerdir={layers}", "upperdir=/var/lib/gantry/snapshots/overlay2/up/fs", "index=off"]
+    folder, shorter = _from_within([*data, "workdir=/var/lib/gantry/snapshots/overlay2/up/work"])
+    assert folder == "/var/lib/gantry/snapshots/overlay2"
     assert shorter.startswith("lowerdir=l0/fs:l1/fs:")
     assert shorter.endswith(",upperdir=up/fs,index=off,workdir=up/work")
     assert len(shorter) < 4095 < len(",".join(data))
