@@ -93,10 +93,13 @@ class Recovery:
         self._sweep()
 
     async def revive(self) -> None:
-        """Restart policies; call when all is up."""
+        """Restart policies; call when all but the listeners is up. When this returns, what was
+        to run has been started, or has failed, and who links to others after them: who finds
+        the daemon up finds its containers up, as with dockerd."""
         core = self._core
         core.ready.set()
         self.on_all()
+        due: list[Container] = []
         for container in core.table:
             state = container.state
             if state.running or core.closing:
@@ -104,7 +107,10 @@ class Recovery:
             if state.started_at and should_restart(
                 container, state.exit_code, state.stopped_by_user
             ):
-                core.owner.spawn(self._start(container), f"revive {container.id[:12]}")
+                due.append(container)
+        for linked in (False, True):
+            group = [c for c in due if bool(c.record.host_config.links) == linked]
+            await asyncio.gather(*(self._start(container) for container in group))
 
     async def _start(self, container: Container) -> None:
         async with container.lock:

@@ -236,6 +236,7 @@ class Engine:
         app = make_app(services, version=ENGINE_VERSION, experimental=options.flag("experimental"))
         undo.push_async_callback(containers.shutdown)
         undo.push_async_callback(app.aclose)
+        await containers.recovery.revive()
         listeners: Listeners = await serve(
             app,
             tuple(dict.fromkeys(options.words("hosts"))) or (DEFAULT_HOST,),
@@ -244,7 +245,6 @@ class Engine:
         )
         undo.push_async_callback(listeners.aclose)
         self.addresses = listeners.addresses
-        await containers.recovery.revive()
 
     def _facts(
         self, settings: Settings, snapshots: Snapshotter, images: Images, events: EventBus
