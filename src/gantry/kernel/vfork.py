@@ -13,6 +13,10 @@ still be inside of them. So the child returns first, and executes afterwards, wh
 runs any more. In C one would write `prepare(); execve(path, argv, env); _exit(failed());`.
 Here four contexts of makecontext(3), linked with each other, say the same.
 
+For the same reason a child that is killed halfway takes its parent with it. So either the
+parent stands for no more than this one child, or nobody can see the one that runs Python
+(`vfork_twice`).
+
 Source: clone(2), vfork(2), makecontext(3). Needs glibc; Python 3.14 and later measure how
 deep the C stack is and would not run on another one.
 """
@@ -20,6 +24,7 @@ deep the C stack is and would not run on another one.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -28,9 +33,9 @@ from typing import Final, NamedTuple
 
 from gantry.kernel import syscalls
 
-_CLONE_VM: Final = 0x00000100
-_CLONE_VFORK: Final = 0x00004000
-_SIGCHLD: Final = 17
+_SHARED: Final = 0x00000100 | 0x00004000 | 17  # CLONE_VM, CLONE_VFORK, SIGCHLD
+_CLONE_PARENT: Final = 0x00008000
+_CLONE_PARENT_SETTID: Final = 0x00100000
 _PROT_NONE: Final = 0
 _PROT_READ_WRITE: Final = 3
 _MAP_STACK: Final = 0x20022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK
@@ -38,6 +43,10 @@ _PAGE: Final = 64 << 10  # the largest that Linux has
 _PLAIN: Final = 128 << 10
 """Bytes of stack for what runs C only, or next to nothing."""
 _DEEP: Final = 1 << 20
+
+
+KILLED: Final = 137
+"""The exit code of a caller whose child was killed while it prepared."""
 
 
 class Program(NamedTuple):
@@ -93,70 +102,136 @@ def vfork(
     change objects that the parent goes on with. failed: told the errno when execve(2) has
     failed; what the child then exits with. flags: CLONE_NEW* of clone(2).
 
-    To be called by the only thread. Returns when the child has executed or ended. Whatever
-    namespace or user the child becomes meanwhile, nobody but the host's root can look into
-    it: the memory that it shares is made undumpable first. Raises OSError.
+    To be called by the only thread, of a process that may be lost: if somebody kills the
+    child before it has executed, the caller ends too, with `KILLED`. Returns when the child
+    has executed or ended. Whatever namespace or user the child becomes meanwhile, nobody but
+    the host's root can look into it: the memory that it shares is made undumpable first.
+    Raises OSError.
     """
+    return _start(prepare, failed, flags, twice=False)
+
+
+def vfork_twice(prepare: Callable[[], Program | int], failed: Callable[[int], int]) -> int:
+    """`vfork` with two children: one prepares and ends, the other executes, in the pid
+    namespace that the first has chosen for its children. The pid of the second, which is a
+    child of the caller as well, and leads a session; 0 when there was none, since `prepare`
+    returned a code.
+
+    Who is in that namespace never sees the one that runs Python, and if they kill or stop
+    the other, nothing is lost.
+    """
+    return _start(prepare, failed, 0, twice=True)
+
+
+def _start(
+    prepare: Callable[[], Program | int], failed: Callable[[int], int], flags: int, *, twice: bool
+) -> int:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    size = _DEEP + 4 * _PLAIN
+    size = _DEEP + 7 * _PLAIN
     base = _libc.mmap(None, size, _PROT_READ_WRITE, _MAP_STACK, -1, 0)
     if base == c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap: cannot allocate a stack")
-    child = _Child(prepare, failed, base)
+    child = _Child(prepare, failed, base, twice=twice)
     try:
         # Below the one that Python runs on: too deep a recursion ends the child, no more.
         _libc.mprotect(base, _PAGE, _PROT_NONE)
-        pid = _libc.clone(
-            ctypes.cast(_libc.setcontext, c_void_p),
-            base + size,
-            _CLONE_VM | _CLONE_VFORK | _SIGCHLD | flags,
-            ctypes.addressof(child.first),
+        pid = int(
+            _libc.clone(
+                ctypes.cast(_libc.setcontext, c_void_p),
+                base + size,
+                _SHARED | flags,
+                ctypes.addressof(child.first),
+            )
         )
         if pid < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"clone: {os.strerror(number).lower()}")
-        return int(pid)
+            raise _failure(ctypes.get_errno())
+        if not child.left:
+            # Killed within Python, which this process would have to go on with from there.
+            try:
+                os.write(2, b"a child was killed before it could execute\n")
+            finally:
+                os._exit(KILLED)
+        if not twice:
+            return pid
+        os.waitpid(pid, 0)
+        if child.has_program and not child.second.value:
+            raise _failure(errno.EAGAIN)  # a limit on processes, of the container or the user
+        return child.second.value
     finally:
         child.forget()
         _libc.munmap(base, size)
 
 
+def _failure(number: int) -> OSError:
+    return OSError(number, f"clone: {os.strerror(number).lower()}")
+
+
 class _Child:
-    """prepare() → execve() → failed() → _exit(), each in a context linked with the next."""
+    """Contexts, each linked with the next one: run → execute → report → exit.
+
+    twice: run → clone → end, and in the second child setsid → execute → report → exit.
+    """
 
     def __init__(
-        self, prepare: Callable[[], Program | int], failed: Callable[[int], int], base: int
+        self,
+        prepare: Callable[[], Program | int],
+        failed: Callable[[int], int],
+        base: int,
+        *,
+        twice: bool,
     ) -> None:
+        self.left = self.has_program = False
+        self.second = c_int(0)
         self._prepare = prepare
         self._failed = failed
-        self._kept: list[object] = []
         run, report = _Callback(self._run), _Callback(self._report)
-        self._callbacks: tuple[object, ...] = (run, report)
-        plain = [base + _DEEP + number * _PLAIN for number in range(3)]
+        self._kept: list[object] = [run, report]
+        plain = [base + _DEEP + number * _PLAIN for number in range(6)]
         self._exit = _context(plain[0], _PLAIN, None)
         after = _context(plain[1], _PLAIN, self._exit)
         _make(after, report)
         self._execute = _context(plain[2], _PLAIN, after)
-        self.first = _context(base, _DEEP, self._execute)
+        self._next = self._execute
+        if twice:
+            self._lead = _context(plain[5], _PLAIN, self._execute)
+            _make(self._lead, _libc.setsid)
+            end = _context(plain[3], _PLAIN, None)
+            _make(end, _libc._exit, 0)
+            self._next = _context(plain[4], _PLAIN, end)
+            self._kept.append(end)
+        self.first = _context(base, _DEEP, self._next)
         _make(self.first, run)
         self._kept.append(after)
 
     def forget(self) -> None:
         """Let go of everything now: callbacks refer to this object, and it to them."""
-        self._callbacks = ()
         self._kept.clear()
 
     def _run(self) -> None:
         program = self._prepare()
+        self.left = True
         if isinstance(program, int):
-            _make(self._execute, _libc._exit, program)
+            _make(self._next, _libc._exit, program)
             return
+        self.has_program = True
         path = ctypes.create_string_buffer(program.path)
         argv = (c_char_p * (len(program.argv) + 1))(*program.argv, None)
         env = (c_char_p * (len(program.env) + 1))(*program.env, None)
         self._kept += (path, argv, env)
         addresses = [ctypes.addressof(thing) for thing in (path, argv, env)]
         _make(self._execute, _libc.execve, *addresses)
+        if self._next is not self._execute:
+            # The stack of `report` is in use only later: its top is where the second begins.
+            top = (self._exit.stack or 0) + _PLAIN // 2
+            _make(
+                self._next,
+                _libc.clone,
+                ctypes.cast(_libc.setcontext, c_void_p).value or 0,
+                top,
+                _SHARED | _CLONE_PARENT | _CLONE_PARENT_SETTID,
+                ctypes.addressof(self._lead),
+                ctypes.addressof(self.second),
+            )
 
     def _report(self) -> None:
         _make(self._exit, _libc._exit, self._failed(_errno().contents.value))

@@ -89,13 +89,19 @@ def run(
             if kept.user_namespace and os.geteuid() != 0:
                 entrant.joined = syscalls.CLONE_NEWUSER
                 pid = userns.fork_inside(entrant, pidfd, pid_namespace=has_pid)
+            elif share and not process.terminal:
+                # What the container sees, and could kill or stop, runs no Python.
+                entrant.children = has_pid
+                pid = vfork.vfork_twice(entrant.prepare, entrant.failed)
             else:
+                # With a terminal the session has to be there before.
                 pid = spawn.start_in_pid_namespace(
                     entrant, new=False, fd=pidfd if has_pid else None, share_memory=share
                 )
         finally:
             theirs.close()
-        undo.callback(kill_and_reap, pid)
+        if pid:
+            undo.callback(kill_and_reap, pid)
         if not entrances:
             cgroup.attach(pid, cgroups)
         files.admit(every if entrances else (), pid)
@@ -133,6 +139,7 @@ class _Entrant:
     """The child: as init, but everything is there already. A `spawn.Child`.
 
     joined: CLONE_NEW* of what it is in from its birth, besides the pid namespace.
+    children: it has to enter that one too, for the process that it makes.
     """
 
     def __init__(
@@ -153,6 +160,7 @@ class _Entrant:
         self._unwanted = unwanted
         self._path = b""
         self.joined = 0
+        self.children = False
 
     def prepare(self) -> Program | int:
         channel = self._channel
@@ -193,7 +201,8 @@ class _Entrant:
         elif not process.affinity[0]:
             schedule.reset_affinity()
         identity.set_limits(process.identity)
-        flags = kept.namespaces & ~(syscalls.CLONE_NEWPID | self.joined)
+        joined = self.joined if self.children else self.joined | syscalls.CLONE_NEWPID
+        flags = kept.namespaces & ~joined
         if flags:
             # One call: the kernel takes all of them or none.
             syscalls.setns(self._pidfd, flags)

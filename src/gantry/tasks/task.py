@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,9 +13,14 @@ from gantry.ipc.aio import Disconnected, Requester
 from gantry.ipc.frames import Message
 from gantry.model.errors import NotFound, Unavailable
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
+from gantry.tasks import stuck
 from gantry.tasks.stream import SocketStream
 
 KILLED = 137
+PATIENCE = 2.0
+"""Seconds that a shim may take to answer before one looks what keeps it."""
+
+_log = logging.getLogger(__name__)
 
 
 class Exit:
@@ -153,11 +159,19 @@ class ShimTask:
         """One request to the shim. NotFound: it is gone; else what it raised."""
         if self._requester is None or self._requester.closed:
             raise NotFound("process already finished")
+        watch = asyncio.get_running_loop().call_later(PATIENCE, self._free)
         try:
             reply = await self._requester.request(op, body, **fields)
         except Disconnected:
             raise NotFound("process already finished") from None
+        finally:
+            watch.cancel()
         return wire.raise_error(reply)
+
+    def _free(self) -> None:
+        """The shim does not answer: maybe the container has stopped it (stuck.py)."""
+        if self.pid and stuck.free(self.pid):
+            _log.warning("%s: stopped an exec before it began", self.container_id[:12])
 
     # -- Task ---------------------------------------------------------------------------
 

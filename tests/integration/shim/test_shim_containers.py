@@ -13,6 +13,7 @@ from tests.integration.shim.shim_world import ShimWorld, cgroup_pids
 
 from gantry.logs.query import LogQuery
 from gantry.logs.reader import LogReader
+from gantry.model.errors import StartFailed
 from gantry.model.mount import Mount
 from gantry.model.task import ExitStatus, StdioSpec, TaskSpec
 from gantry.tasks.driver import ShimTasks
@@ -249,3 +250,22 @@ def test_a_paused_container_can_be_killed(world: ShimWorld) -> None:
         await task.delete()
 
     run(world, body)
+
+
+def test_who_stops_every_exec_does_not_stop_the_shim(own: ShimWorld) -> None:
+    """Root in a container sees a process that is about to join, before it has executed."""
+    stopper = "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p; done; done"
+
+    async def body(tasks: ShimTasks) -> None:
+        task, _ = await tasks.start(own.spec("sh", "-c", stopper), None)
+        async with asyncio.timeout(60):
+            for number in range(6):
+                try:
+                    await task.exec(exec_spec(f"e{number}", "true"), attach=(False, False, False))
+                except StartFailed:
+                    continue  # it was caught before it began
+            await task.kill(9)
+            assert (await task.wait()).code == 137
+        await task.delete()
+
+    run(own, body)

@@ -108,3 +108,48 @@ def test_too_deep_a_recursion_harms_nobody() -> None:
             return 5
 
     assert run(prepare) == 5
+
+
+def test_twice_the_second_executes_and_leads_a_session() -> None:
+    seen: list[int] = []
+
+    def prepare() -> Program:
+        seen.append(os.getpid())
+        return shell(b'read -r _ _ _ parent _ session _ < /proc/$$/stat; '
+                     b'[ $session = $$ ] && [ $parent = "$PARENT" ] && exit 3')  # fmt: skip
+
+    def with_parent() -> Program:
+        program = prepare()
+        return program._replace(env=[b"PARENT=%d" % parent])
+
+    parent = os.getpid()
+    pid = vfork.vfork_twice(with_parent, int)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert seen
+    assert seen != [pid]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(seen[0], 0)  # reaped
+
+
+def test_twice_without_a_program() -> None:
+    assert vfork.vfork_twice(lambda: 5, int) == 0
+
+
+def test_twice_the_errno_of_a_failed_execve_is_told() -> None:
+    pid = vfork.vfork_twice(lambda: Program(b"/nonexistent", [b"x"], []), lambda number: number)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == errno.ENOENT
+
+
+def test_a_child_that_is_killed_halfway_takes_its_parent_with_it() -> None:
+    def killed() -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    pid = os.fork()
+    if pid == 0:
+        os.close(2)
+        try:
+            vfork.vfork(killed, int)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == vfork.KILLED
