@@ -74,3 +74,12 @@ def test_addresses_are_for_networks_of_ones_own(cli: Cli, mode: str) -> None:
         125,
         "user[- ](specified|configured).* on user[- ]defined networks only|no configured subnet",
     )
+
+
+def test_a_link_that_is_taken_away(cli: Cli) -> None:
+    cli("run", "-d", "--name", "server", "busybox", "top").ok()
+    cli("run", "-d", "--name", "user", "--link", "server:alias", "busybox", "top").ok()
+    assert "alias" in cli("exec", "user", "cat", "/etc/hosts").ok()
+    cli("rm", "--link", "/user/alias").ok()
+    hosts = cli("exec", "user", "cat", "/etc/hosts").ok()
+    assert "alias" not in hosts and "server" not in hosts

@@ -6,10 +6,13 @@ that is named a further name, "/USER/ALIAS", which `ps` shows and `rm --link` ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from gantry.containers.core import Core, encode_record
-from gantry.containers.record import Record
+from gantry.containers.networking import write_files
+from gantry.containers.record import Container, Record
 from gantry.containers.table import parse_link as parse
 from gantry.model.errors import InvalidParameter, NotFound
 
@@ -53,6 +56,7 @@ async def remove(core: Core, name: str) -> None:
         record = replace(container.record, host_config=replace(host, links=kept or None))
         await core.store.replace(container.id, container.name, encode_record(record))
         container.record = record
+        await _follow(core, container, kept)
 
 
 async def renamed(core: Core, old: str, new: str) -> None:
@@ -68,3 +72,11 @@ async def renamed(core: Core, old: str, new: str) -> None:
         record = replace(container.record, host_config=replace(host, links=found))
         await core.store.replace(container.id, container.name, encode_record(record))
         container.record = record
+        await _follow(core, container, found)
+
+
+async def _follow(core: Core, container: Container, links: Sequence[str]) -> None:
+    """While it runs: its hosts file, and what the packet filter lets through."""
+    sandbox = await core.networks.relink(container.id, links)
+    if sandbox is not None:
+        write_files(core, container.id, sandbox)

@@ -339,6 +339,15 @@ class Networks:
         elif container_id in self._hosted:
             self._hosted[container_id] = (name, self._hosted[container_id][1])
 
+    async def relink(self, container_id: str, links: Sequence[str]) -> Sandbox | None:
+        """A running container's legacy links are now these: its sandbox as it then is."""
+        live = self._sandboxes.live.get(container_id)
+        if live is None:
+            return None
+        live.request = replace(live.request, links=tuple(links))
+        await self._sandboxes.relink(live)
+        return self._sandbox(live)
+
     async def linking(self, container_id: str) -> Mapping[str, Sandbox]:
         """Running containers with legacy links to this one, as they now see it: it may have
         come back with another address."""

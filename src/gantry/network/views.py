@@ -18,6 +18,7 @@ Json = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
 
 _LIST = ("dangling", "driver", "id", "label", "name", "scope", "type")
+_MOST = (1 << 64) - 1  # clients read these numbers as uint64
 _PRUNE = ("label", "label!", "until")
 
 
@@ -91,7 +92,7 @@ def detail(
         shown["Status"] = {
             "IPAM": {
                 "Subnets": {
-                    subnet: {"IPsInUse": used, "DynamicIPsAvailable": left}
+                    subnet: {"IPsInUse": min(used, _MOST), "DynamicIPsAvailable": min(left, _MOST)}
                     for subnet, (used, left) in status.items()
                 }
             }

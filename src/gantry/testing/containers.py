@@ -126,6 +126,9 @@ class FakeNetworks:
         if container_id in self.live:
             self.live[container_id] = replace(self.live[container_id], name=name)
 
+    async def relink(self, container_id: str, links: Sequence[str]) -> Sandbox | None:
+        return None
+
     async def linking(self, container_id: str) -> Mapping[str, Sandbox]:
         return {}
 

@@ -128,3 +128,10 @@ def test_inspect() -> None:
         "10.0.0.0/24": {"IPsInUse": 4, "DynamicIPsAvailable": 120}
     }
     assert views.summary(record("host", driver="host"))["IPAM"]["Config"] is None
+
+
+def test_numbers_that_clients_can_read() -> None:
+    status = {"2001:db8::/56": (2, 1 << 72)}
+    shown = views.detail(record("six"), [], status, verbose=False)
+    subnet = shown["Status"]["IPAM"]["Subnets"]["2001:db8::/56"]
+    assert subnet == {"IPsInUse": 2, "DynamicIPsAvailable": (1 << 64) - 1}
