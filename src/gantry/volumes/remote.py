@@ -22,7 +22,10 @@ class RemoteDrivers:
         """NotFound without such a plugin, System when it refuses."""
         if self._plugins is None:
             raise NotFound(f'plugin "{driver}" not found')
-        plugin = await self._plugins.get(driver, "VolumeDriver")
+        try:
+            plugin = await self._plugins.get(driver, "VolumeDriver")
+        except NotFound:
+            raise NotFound(f'plugin "{driver}" not found') from None
         try:
             return await plugin.call(f"VolumeDriver.{method}", body)
         except System as error:
