@@ -254,7 +254,9 @@ def test_a_paused_container_can_be_killed(world: ShimWorld) -> None:
 
 def test_who_stops_every_exec_does_not_stop_the_shim(own: ShimWorld) -> None:
     """Root in a container sees a process that is about to join, before it has executed."""
-    stopper = "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p; done; done"
+    stopper = """while :; do for p in /proc/[0-9]*; do
+        p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p
+    done; done"""
 
     async def body(tasks: ShimTasks) -> None:
         task, _ = await tasks.start(own.spec("sh", "-c", stopper), None)
