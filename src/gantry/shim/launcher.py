@@ -18,6 +18,7 @@ handlers), and shims keep to code that is plain: no enum operators, few modules.
 from __future__ import annotations
 
 import _socket
+import ctypes
 import gc
 import os
 import signal
@@ -34,6 +35,9 @@ from gantry.shim.service import Shim
 
 _SPACE = 24  # CMSG_SPACE(one fd)
 _CMSG_CLOEXEC = 0x40000000
+
+# As bare as ctypes can: no conversions, no errno. It is all that a shim calls by it.
+_prctl = ctypes.PyDLL(None).prctl
 
 _is_shim = False
 
@@ -54,8 +58,10 @@ def main(fd: int, folder: str) -> None:
         data, ancillary, _, _ = sock.recvmsg(1, _SPACE, _CMSG_CLOEXEC)
         if data == SHIM and ancillary:
             control = int.from_bytes(ancillary[0][2], sys.byteorder)
+            set_name("gantry-shim")  # the child's: it would own the pages that this takes
             if os.fork() == 0:
                 _be_shim(fd, control)
+            set_name("gantry-launch")
             os.close(control)
         elif data == MODULES:
             os.write(fd, " ".join(sys.modules).encode() + b"\n")
@@ -70,8 +76,7 @@ def _be_shim(daemon: int, control: int) -> NoReturn:
         _is_shim = True
         os.close(daemon)
         os.setsid()
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        set_name("gantry-shim")
+        _prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         run_shim(control)
         code = 0
     finally:
