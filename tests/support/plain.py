@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +29,20 @@ def cannot_unshare() -> bool:
 
 def python() -> list[str]:
     """A Python that the user may execute, with gantry to import; [] when there is none."""
-    source = str(Path(gantry.__file__).parents[1])
+    version = "import sys; assert sys.version_info >= (3, 11); import gantry.runtime.main"
     for program in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin") or ""):
-        words = ["env", f"PYTHONPATH={source}", program]
-        version = "import sys; sys.exit(sys.version_info < (3, 11)); import gantry.runtime.main"
+        words = ["env", f"PYTHONPATH={_source()}", program]
         if program and _works(*words, "-c", version):
             return words
     return []
+
+
+@cache
+def _source() -> str:
+    """A copy of gantry where the user can read it: a checkout may be in somebody's home."""
+    folder = Path(tempfile.mkdtemp(prefix="gantry-plain-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    compiled = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(gantry.__file__).parent, folder / "gantry", ignore=compiled)
+    return str(folder)
