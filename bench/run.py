@@ -87,32 +87,26 @@ def about(quick: bool) -> str:
         f"By `make bench`: {kind}medians, the engines alternating on one machine "
         f"({os.cpu_count()} cores, Linux {platform.release()}, Python "
         f"{platform.python_version()}; {words}). Each engine has a network namespace, scratch "
-        "roots and a file system of its own; the client is the same small program over a unix "
-        "socket. "
+        "roots, and for images a file system of its own; the client is the same small program "
+        "over a unix socket. "
         "Memory is the PSS of all the engine's processes: dockerd, containerd and shims; "
         "gantryd, launcher and shims."
     )
 
 
-def main() -> int:
-    """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few and small rounds")
-    parser.add_argument("--rows", nargs="*", default=list(MODULES), choices=MODULES)
-    parser.add_argument("--engines", nargs="*", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--no-write", action="store_true", help="leave docs/bench.* alone")
-    options = parser.parse_args()
-    rows = [row for name in options.rows for row in rows_of(name)]
-    engines = {kind: Engine(kind) for kind in options.engines}
+def compare(names: list[str], kinds: list[str], quick: bool, *, own_disk: bool) -> list[Result]:
+    """Measure the rows of some modules, each engine with a file system of its own or not."""
     results: list[Result] = []
+    engines = {kind: Engine(kind) for kind in kinds}
     try:
         for engine in engines.values():
             engine.create()
-            disk.give(engine)
+            if own_disk:
+                disk.give(engine)
             engine.start()
             engine.add_image()
-        for row in rows:
-            medians = measured(row, competing(row, engines), options.quick)
+        for row in [row for name in names for row in rows_of(name)]:
+            medians = measured(row, competing(row, engines), quick)
             shown = ", ".join(f"{kind} {number(value)}" for kind, value in medians.items())
             if row.limit is not None and "gantry" in medians:
                 results.append(Result(row, medians["gantry"], 0.0))
@@ -125,6 +119,22 @@ def main() -> int:
     finally:
         for engine in engines.values():
             engine.destroy()
+    return results
+
+
+def main() -> int:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few and small rounds")
+    parser.add_argument("--rows", nargs="*", default=list(MODULES), choices=MODULES)
+    parser.add_argument("--engines", nargs="*", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--no-write", action="store_true", help="leave docs/bench.* alone")
+    options = parser.parse_args()
+    results: list[Result] = []
+    for own_disk in (False, True):
+        names = [name for name in options.rows if name.startswith("image_") == own_disk]
+        if names:
+            results += compare(names, options.engines, options.quick, own_disk=own_disk)
     if len(options.engines) < len(KINDS):
         return 0
     text = markdown(results, about(options.quick))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -46,9 +48,12 @@ async def open_url(url: str) -> AsyncIterator[Fetched]:
         raise InvalidParameter(f'parse "{url}": invalid URL escape "{escape[1]}"')
     if scheme not in ("http", "https"):
         raise InvalidParameter(f'Get "{url}": unsupported protocol scheme "{scheme}"')
+    trusted = await asyncio.to_thread(ssl.create_default_context)  # also for a redirect to https
     try:
         async with (
-            aiohttp.ClientSession(trust_env=True, auto_decompress=False) as session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=trusted), trust_env=True, auto_decompress=False
+            ) as session,
             session.get(url, timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)) as reply,
         ):
             if reply.status >= 400:
