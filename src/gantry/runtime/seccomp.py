@@ -60,6 +60,7 @@ _NEW_LISTENER: Final = 8
 _EPERM: Final = 1
 _ENOSYS: Final = 38
 _ATTR_NNP: Final = 3
+_ATTR_OPTIMIZE: Final = 8
 ARCHITECTURES: Final[dict[str, int]] = {
     "SCMP_ARCH_X86": 0x40000003,
     "SCMP_ARCH_X86_64": 0xC000003E,
@@ -206,14 +207,14 @@ def _load(path: str) -> Program | None:
         return None
     magic, flags, listener, digest = _HEADER.unpack_from(data)
     code = data[_HEADER.size :]
-    if magic != b"gbpf" or _sha256(code) != digest:
+    if magic != b"gbp2" or _sha256(code) != digest:
         return None
     return Program(code=code, flags=flags, listener=bool(listener))
 
 
 def _save(path: str, made: Program) -> None:
     temporary = f"{path}.{os.getpid()}"
-    header = _HEADER.pack(b"gbpf", made.flags, made.listener, _sha256(made.code))
+    header = _HEADER.pack(b"gbp2", made.flags, made.listener, _sha256(made.code))
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -299,6 +300,9 @@ def compile_profile(profile: Seccomp) -> Program:
             if result not in (0, -17):  # EEXIST: the native one is there already
                 raise RuntimeFailure(f"seccomp: error adding architecture {name}")
         lib.seccomp_attr_set(context, _ATTR_NNP, 0)
+        # A tree instead of a list: the kernel tries a filter on every system call there is
+        # when it is loaded. (From libseccomp 2.5 on; an older one makes a list.)
+        lib.seccomp_attr_set(context, _ATTR_OPTIMIZE, 2)
         listener = False
         for rule in profile.syscalls:
             listener |= _add_rule(lib, ctypes.c_void_p(context), rule, default)
