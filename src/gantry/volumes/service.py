@@ -265,8 +265,8 @@ class Volumes:
     ) -> Volume:
         driver = driver or "local"
         try:
-            check_name(name)
-            if driver == "local":
+            if driver == "local":  # the names of other drivers' volumes are their own matter
+                check_name(name)
                 check_options(dict(options or {}))
         except InvalidParameter as error:
             raise InvalidParameter(f"create {name}: {error}") from None
