@@ -175,8 +175,9 @@ def test_upload_while_the_answer_comes(peer: Peer) -> None:
         peer.head(connection)
         lines = b'{"progress":"' + b"x" * 1000 + b'"}\n'
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + lines * 4000)
-        received = 0
-        while not (data := connection.recv(1 << 16)).endswith(b"0\r\n\r\n"):
+        received, data = 0, b""
+        while not data.endswith(b"0\r\n\r\n"):
+            data = connection.recv(1 << 16)
             received += len(data)
         peer.requests.append(b"%d" % received)
 
