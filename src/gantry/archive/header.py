@@ -5,6 +5,7 @@ Names are bytes all the way: a layer may hold any byte but NUL and slash in a na
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +31,7 @@ SOLARIS_PAX: Final = 0x58  # "X"
 
 XATTR_PREFIX: Final = b"SCHILY.xattr."
 SIZE_MAX: Final = 1 << 62
+_ADLER: Final = 65521
 
 
 @dataclass(slots=True)
@@ -55,6 +57,13 @@ class Entry:
 
 def number(data: bytes) -> int:
     """A numeric field: octal text, or base 256 where the first bit is set."""
+    try:
+        return int(data.rstrip(b"\0 "), 8)  # as nearly all are
+    except ValueError:
+        return _rare_number(data)
+
+
+def _rare_number(data: bytes) -> int:
     if data and data[0] & 0x80:
         if data[0] & 0x40:
             return int.from_bytes(data, "big") - (1 << (8 * len(data)))
@@ -71,8 +80,8 @@ def number(data: bytes) -> int:
 def check(header: bytes) -> None:
     """The header's checksum: unsigned sum, or signed as some old writers made it."""
     stored = number(header[148:156])
-    total = sum(header) - sum(header[148:156]) + 256
-    if stored == total:
+    total = sum(header[148:156]) + stored - 256
+    if zlib.adler32(header) & 0xFFFF == (total + 1) % _ADLER:  # the bytes' sum, quickly
         return
     signed = sum(b - 256 if b > 127 else b for b in header[:148] + header[156:]) + 256
     if stored != signed:
