@@ -3,12 +3,15 @@
 from tests.support.engine import Engine
 
 from bench.bigimage import load, variant
+from bench.disk import settle
 from bench.row import Row
 
 
 def measure(engine: Engine, quick: bool) -> float:
     """Return seconds for one load."""
-    return load(engine, variant(quick))
+    image = variant(quick)
+    settle()
+    return load(engine, image)
 
 
 ROW = Row("load a 300 MB image of 20,000 files", "s", 3, measure, rounds=3)

@@ -3,6 +3,7 @@
 from tests.support.engine import Engine
 
 from bench.bigimage import pull, registry, variant
+from bench.disk import settle
 from bench.row import Row
 
 PORT = 5050
@@ -12,6 +13,7 @@ def measure(engine: Engine, quick: bool) -> float:
     """Return seconds for one pull."""
     image = variant(quick)
     with registry(engine, PORT, image) as address:
+        settle()
         return pull(engine, address, image)
 
 

@@ -3,6 +3,7 @@
 from tests.support.engine import Engine
 
 from bench.bigimage import NAME, Big, pull, registry, variant
+from bench.disk import settle
 from bench.row import Row
 from bench.work import seconds
 
@@ -29,6 +30,7 @@ def measure(engine: Engine, quick: bool) -> float:
                 f"/images/{source}/{image.name}/tag",
                 {"repo": f"{target}/{NAME}", "tag": image.tag},
             ).expect(201)
+        settle()
         return seconds(lambda: push(engine, target, image))
 
 

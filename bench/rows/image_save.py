@@ -3,6 +3,7 @@
 from tests.support.engine import Engine
 
 from bench.bigimage import load, variant
+from bench.disk import settle
 from bench.row import Row
 from bench.work import seconds
 
@@ -25,6 +26,7 @@ def measure(engine: Engine, quick: bool) -> float:
     image = variant(quick)
     load(engine, image)
     sizes: list[int] = []
+    settle()
     took = seconds(lambda: sizes.append(save(engine, image.name)))
     assert sizes[0] > image.size
     return took
