@@ -134,6 +134,7 @@ def state_to_wire(state: TaskState) -> Head:
         "started_at": state.started_at,
         "exit": exit_to_wire(state.exit),
         "execs": {name: exit_to_wire(status) for name, status in state.execs.items()},
+        "shim": state.shim,
     }
 
 
@@ -148,6 +149,7 @@ def state_from_wire(message: Message) -> TaskState:
         started_at=message.seconds("started_at"),
         exit=exit_from_wire(message.head.get("exit")),
         execs={str(name): exit_from_wire(status) for name, status in execs.items()},
+        shim=message.number("shim", 0),
     )
 
 

@@ -152,3 +152,15 @@ def status_field(pid: int | str, field: str) -> str:
 def filesystems() -> frozenset[str]:
     """The file system types that this kernel knows now (/proc/filesystems)."""
     return frozenset(line.split("\t")[-1] for line in read("/proc/filesystems").splitlines())
+
+
+def zombie_status(pid: int) -> int | None:
+    """The wait status of a process that has ended and waits to be reaped (proc_pid_stat(5)).
+
+    None: there is none such, or it is not ours to see.
+    """
+    try:
+        fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[49]) if fields[0] == "Z" else None

@@ -34,6 +34,7 @@ from typing import Final, NamedTuple
 from gantry.kernel import syscalls
 
 _SHARED: Final = 0x00000100 | 0x00004000 | 17  # CLONE_VM, CLONE_VFORK, SIGCHLD
+_CLONE_PIDFD: Final = 0x00001000
 _CLONE_PARENT: Final = 0x00008000
 _CLONE_PARENT_SETTID: Final = 0x00100000
 _PROT_NONE: Final = 0
@@ -85,7 +86,7 @@ available: Final = (
 if _BOUND:
     _errno = getattr(_libc, "__errno_location")
     _errno.restype = POINTER(c_int)
-    _libc.clone.argtypes = [c_void_p, c_void_p, c_int, c_void_p]
+    _libc.clone.argtypes = [c_void_p, c_void_p, c_int, c_void_p, c_void_p]
     _libc.makecontext.restype = None
     _libc.mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
     _libc.mmap.restype = c_void_p
@@ -111,6 +112,18 @@ def vfork(
     return _start(prepare, failed, flags, twice=False)
 
 
+def vfork_sibling(
+    prepare: Callable[[], Program | int], failed: Callable[[int], int], *, flags: int = 0
+) -> tuple[int, int]:
+    """`vfork` whose child is not the caller's but its parent's; its pid and a pidfd.
+
+    The parent may have reaped it already: only the pidfd is sure to be this process.
+    """
+    pidfd = c_int(-1)
+    pid = _start(prepare, failed, flags | _CLONE_PARENT | _CLONE_PIDFD, pidfd=pidfd)
+    return pid, pidfd.value
+
+
 def vfork_twice(prepare: Callable[[], Program | int], failed: Callable[[int], int]) -> int:
     """`vfork` with two children: one prepares and ends, the other executes, in the pid
     namespace that the first has chosen for its children. The pid of the second, which is a
@@ -124,7 +137,12 @@ def vfork_twice(prepare: Callable[[], Program | int], failed: Callable[[int], in
 
 
 def _start(
-    prepare: Callable[[], Program | int], failed: Callable[[int], int], flags: int, *, twice: bool
+    prepare: Callable[[], Program | int],
+    failed: Callable[[int], int],
+    flags: int,
+    *,
+    twice: bool = False,
+    pidfd: c_int | None = None,
 ) -> int:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     size = _DEEP + 7 * _PLAIN
@@ -141,6 +159,7 @@ def _start(
                 base + size,
                 _SHARED | flags,
                 ctypes.addressof(child.first),
+                None if pidfd is None else byref(pidfd),
             )
         )
         if pid < 0:

@@ -98,7 +98,10 @@ class ExitStatus(NamedTuple):
 
 
 class TaskState(NamedTuple):
-    """What a shim answers when it is found again. status: created running paused stopped."""
+    """What a shim answers when it is found again. status: created running paused stopped.
+
+    shim: its own pid; 0 from one of before, which is init's parent.
+    """
 
     container_id: str
     status: str
@@ -106,3 +109,4 @@ class TaskState(NamedTuple):
     started_at: float
     exit: ExitStatus | None
     execs: Mapping[str, ExitStatus | None] = MappingProxyType({})
+    shim: int = 0

@@ -43,7 +43,8 @@ class Container:
     """A created container.
 
     pid: init, in the caller's pid namespace. console: the terminal's master (the
-    caller's to close), None without a terminal.
+    caller's to close), None without a terminal. pidfd: init's (the caller's to close), when
+    it was created as a sibling.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Container:
         *,
         console: int | None = None,
         pending: launch.Pending | None = None,
+        pidfd: int | None = None,
     ) -> None:
         self._state = kept
         self._root = root
@@ -62,6 +64,7 @@ class Container:
         self.id = kept.id
         self.pid = kept.init_pid
         self.console = console
+        self.pidfd = pidfd
 
     @classmethod
     def create(
@@ -85,6 +88,7 @@ class Container:
         logger: Logger | None = None,
         verbose: bool = False,
         plain_lines: bool = False,
+        sibling: bool = False,
     ) -> Self:
         """Make a container of `spec`.
 
@@ -96,6 +100,8 @@ class Container:
         for all containers. logger: told of warnings, and with `verbose` of each stage
         ("debug"). plain_lines: the terminal leaves the ends of lines alone. hybrid_cgroup:
         on a machine with both versions of cgroups join the empty hierarchy of v2 as well.
+        sibling: init becomes a child of the caller's parent, who reaps it; NoSibling where
+        that cannot be, with nothing made.
 
         Raises RuntimeFailure, everything undone: no process, cgroup, state or mount stays.
         """
@@ -120,6 +126,7 @@ class Container:
                 logger=logger,
                 verbose=verbose,
                 plain_lines=plain_lines,
+                sibling=sibling,
             )
         except OSError as error:
             raise RuntimeFailure(describe(error))
@@ -129,6 +136,7 @@ class Container:
             launched.cgroup,
             console=launched.console,
             pending=launched.pending,
+            pidfd=launched.pidfd,
         )
         if start_now and launched.state.poststart:
             made._first_poststart()

@@ -22,6 +22,14 @@ class RuntimeFailure(StartFailed):
         super().__init__(" ".join(message.split("\n")), exit_code)
 
 
+class NoSibling(Exception):
+    """Init has to be the caller's own child. always: on this machine it always has to be."""
+
+    def __init__(self, *, always: bool) -> None:
+        super().__init__("init has to be a child of its starter")
+        self.always = always
+
+
 def describe(error: BaseException) -> str:
     """One line for an error: "call path: text" for an OSError, lower case, no full stop."""
     if isinstance(error, OSError) and error.errno is not None:

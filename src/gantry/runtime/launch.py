@@ -28,11 +28,11 @@ from gantry.runtime import (
     userns,
     validate,
 )
-from gantry.runtime.errors import RuntimeFailure, describe
+from gantry.runtime.errors import NoSibling, RuntimeFailure, describe
 from gantry.runtime.handshake import Channel, Logger
 from gantry.runtime.init import Init
 from gantry.runtime.plan import InitPlan
-from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap
+from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap, kill_sibling
 from gantry.runtime.rootless import can_set_groups
 from gantry.runtime.seccomp import Program
 from gantry.runtime.state import State
@@ -66,6 +66,7 @@ class Launched(Record):
     cgroup: Cgroup
     console: int | None
     pending: Pending | None
+    pidfd: int | None
 
 
 def launch(
@@ -88,6 +89,7 @@ def launch(
     plain_lines: bool = False,
     hybrid_cgroup: bool = False,
     rootless: bool | None = None,
+    sibling: bool = False,
 ) -> Launched:
     """Container.create, step by step; see there."""
     with ExitStack() as always, ExitStack() as undo:
@@ -107,13 +109,19 @@ def launch(
         )  # fmt: skip
         linux, kept = thought.linux, thought.kept
         _refuse_used(thought.cgroup)
+        share = _can_share_memory(thought.plan, thought.cgroup)
+        if sibling:
+            _refuse_sibling(thought, share=share)
         ours, theirs = handshake.pair(logger, verbose=verbose)
         undo.callback(ours.close)
-        share = _can_share_memory(thought.plan, thought.cgroup)
+        pidfd = None
         try:
             if share:
                 _make_cgroup(thought, ours, undo)
-            pid = _fork_init(thought.plan, linux, ours, theirs, undo, share_memory=share)
+            if sibling:
+                pid, pidfd = _vfork_sibling(thought.plan, ours, theirs, undo)
+            else:
+                pid = _fork_init(thought.plan, linux, ours, theirs, undo, share_memory=share)
         finally:
             theirs.close()
         if not share:
@@ -123,7 +131,7 @@ def launch(
         )
         kept = kept.replace(
             init_pid=pid,
-            init_start_time=state.start_time_of(pid),
+            init_start_time=_start_time(pid, pidfd),
             cgroup_paths=thought.cgroup.paths(),  # a plain user may have got none
         )
         state.save(folder, kept)
@@ -132,7 +140,9 @@ def launch(
         if start_now:
             ours.close()
             pending = None
-        return Launched(state=kept, cgroup=thought.cgroup, console=console, pending=pending)
+        return Launched(
+            state=kept, cgroup=thought.cgroup, console=console, pending=pending, pidfd=pidfd
+        )
 
 
 class Thought(Record):
@@ -356,6 +366,42 @@ def _fork_init(
     )
     undo.callback(kill_and_reap, pid)
     return pid
+
+
+def _vfork_sibling(
+    thought: InitPlan, ours: Channel, theirs: Channel, undo: ExitStack
+) -> tuple[int, int]:
+    init = Init(thought, theirs, unwanted=ours.fd)
+    flags = syscalls.CLONE_NEWPID if thought.namespaces.makes("pid") else 0
+    pid, pidfd = vfork.vfork_sibling(init.prepare, init.failed, flags=flags)
+    undo.callback(kill_sibling, pidfd)
+    return pid, pidfd
+
+
+def _refuse_sibling(thought: Thought, *, share: bool) -> None:
+    """NoSibling, unless the caller has nothing to do for init after it has made it.
+
+    Its memory is the caller's, who makes other containers too: nobody who is in a container
+    already may see init, and kill the caller with it.
+    """
+    entrances = thought.cgroup.entrances()
+    by_itself = bool(entrances) and all(path.endswith("/tasks") for path in entrances)
+    if not vfork.available or not by_itself:
+        raise NoSibling(always=True)
+    joined = thought.plan.namespaces.join_fd("pid") is not None
+    if not share or joined or thought.kept.poststart:
+        raise NoSibling(always=False)
+
+
+def _start_time(pid: int, pidfd: int | None) -> int:
+    """init's; 0 when it has ended and its number may be somebody else's."""
+    found = state.start_time_of(pid)
+    if pidfd is not None:
+        try:
+            syscalls.pidfd_send_signal(pidfd, 0)
+        except ProcessLookupError:
+            return 0
+    return found
 
 
 def _can_share_memory(thought: InitPlan, cgroup: Cgroup) -> bool:

@@ -31,6 +31,19 @@ def wait_exit(pid: int, seconds: float) -> bool:
         os.close(pidfd)
 
 
+def kill_sibling(pidfd: int) -> None:
+    """End a process that its parent, not we, will reap; wait for that, and forget it."""
+    try:
+        syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(5000)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
 def kill_and_reap(pid: int) -> None:
     """End a child of ours and wait for it."""
     try:

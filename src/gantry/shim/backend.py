@@ -12,10 +12,14 @@ from gantry.shim.pipes import ChildFds
 
 
 class Started(NamedTuple):
-    """A process, a child of this one. console: its terminal's other side, owned by the caller."""
+    """A process, a child of this one or (pidfd is there) of its parent.
+
+    console: its terminal's other side. Both fds are the caller's.
+    """
 
     pid: int
     console: int | None
+    pidfd: int | None = None
 
 
 Prepared = Mapping[str, object]
@@ -34,8 +38,16 @@ class Backend(Protocol):
         "own_pids": whether it has a pid namespace that ends with its init.
         """
 
-    def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
-        """Create and start, right after `prepare`; at an error nothing is left behind."""
+    def start(
+        self, spec: TaskSpec, netns: int | None, stdio: ChildFds, *, sibling: bool = False
+    ) -> Started:
+        """Create and start, right after `prepare`; at an error nothing is left behind.
+
+        sibling: as a child of our parent. NoSibling: it cannot be, and nothing was made.
+        """
+
+    def oom_files(self, pid: int) -> list[str]:
+        """Files whose `oom_kill` counter is the container's, after `start`."""
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started: ...
 
@@ -129,13 +141,23 @@ def read_if_there(path: str) -> str:
 
 def oom_kills_of(pid: int) -> list[str]:
     """Files whose oom_kill counter is that of the cgroup `pid` is in (v2 and v1)."""
-    found: list[str] = []
+    folders: dict[str, str] = {}
     for line in read_if_there(f"/proc/{pid}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            found.append(f"/sys/fs/cgroup{path}/memory.events")
+            folders[""] = f"/sys/fs/cgroup{path}"
         elif "memory" in controllers.split(","):
-            found.append(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+            folders["memory"] = f"/sys/fs/cgroup/memory{path}"
+    return oom_kill_files(folders)
+
+
+def oom_kill_files(folders: Mapping[str, str]) -> list[str]:
+    """The same for cgroups that are known: controller ("" for the unified one) → folder."""
+    found = [
+        f"{folders[kind]}/{name}"
+        for kind, name in (("", "memory.events"), ("memory", "memory.oom_control"))
+        if kind in folders
+    ]
     return [path for path in found if os.path.exists(path)]
 
 

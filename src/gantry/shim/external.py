@@ -19,12 +19,14 @@ from gantry.cgroups import manager
 from gantry.kernel import mountapi, syscalls
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.mounts.apply import apply
+from gantry.runtime.errors import NoSibling
 from gantry.shim.backend import (
     Prepared,
     RuntimeFailed,
     Started,
     exit_code_of,
     has_own_pids,
+    oom_kills_of,
     read_if_there,
 )
 from gantry.shim.pipes import ChildFds
@@ -60,7 +62,11 @@ class ExternalContainer:
             raise RuntimeFailed(f"config.json: {error!r}", 128) from None
         return {"own_pids": has_own_pids(pairs)}
 
-    def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
+    def start(
+        self, spec: TaskSpec, netns: int | None, stdio: ChildFds, *, sibling: bool = False
+    ) -> Started:
+        if sibling:
+            raise NoSibling(always=False)
         config = self._config
         if netns is not None:
             path = f"/proc/{os.getpid()}/fd/{netns}"
@@ -83,6 +89,9 @@ class ExternalContainer:
                 raise
             raise RuntimeFailed(_one_line(error), 128) from None
         return started
+
+    def oom_files(self, pid: int) -> list[str]:
+        return oom_kills_of(pid)
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started:
         process = f"{self._bundle}/exec-{os.getpid()}.json"

@@ -16,7 +16,13 @@ from gantry.model.task import ExecSpec, TaskSpec
 from gantry.oci import codec, runtime_spec
 from gantry.runtime.container import Container, Stdio
 from gantry.runtime.errors import RuntimeFailure
-from gantry.shim.backend import Prepared, RuntimeFailed, Started, has_own_pids
+from gantry.shim.backend import (
+    Prepared,
+    RuntimeFailed,
+    Started,
+    has_own_pids,
+    oom_kill_files,
+)
 from gantry.shim.folder import remove_tree
 from gantry.shim.pipes import ChildFds
 from gantry.shim.stats import runc_stats
@@ -54,7 +60,9 @@ class InProcessContainer:
         self._config = config
         return {"cgroup": linux.cgroups_path, "own_pids": own_pids}
 
-    def start(self, spec: TaskSpec, netns: int | None, stdio: ChildFds) -> Started:
+    def start(
+        self, spec: TaskSpec, netns: int | None, stdio: ChildFds, *, sibling: bool = False
+    ) -> Started:
         assert self._config is not None
         config, self._config = self._config, None
         root = config.root.path if config.root is not None else ""
@@ -72,10 +80,14 @@ class InProcessContainer:
                 stdio=Stdio(stdio.stdin, stdio.stdout, stdio.stderr),
                 systemd_cgroup=self._systemd_cgroup,
                 start_now=True,
+                sibling=sibling,
             )
         except RuntimeFailure as error:
             raise _failed("create", error) from None
-        return Started(container.pid, container.console)
+        return Started(container.pid, container.console, container.pidfd)
+
+    def oom_files(self, pid: int) -> list[str]:
+        return oom_kill_files(self._running.state.cgroup_paths)
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started:
         try:

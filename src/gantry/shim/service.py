@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from gantry.ipc import wire
 from gantry.ipc.channel import Channel, peer_credentials
 from gantry.ipc.frames import Message, ProtocolError, close_all
+from gantry.kernel import pidfd, procfs, syscalls
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
 from gantry.shim import oom, pipes, worker
@@ -26,7 +27,7 @@ from gantry.shim.backend import Backend, RuntimeFailed, count_oom_kills, exec_fa
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
-from gantry.shim.loop import READ, WRITE, Loop
+from gantry.shim.loop import GONE, READ, WRITE, Loop
 from gantry.shim.runtimes import GANTRY, make_backend
 from gantry.shim.stdio import ProcessIO
 
@@ -36,15 +37,25 @@ DRAIN_SECONDS = 2.0
 
 FOLDER_SECONDS = 2.0
 
+REAPED_SECONDS = 0.2
+"""How long the launcher may take to reap a container's first process."""
+
+UNKNOWN = 255 << 8
+"""The wait status of a process that was reaped without the kernel's telling how it ended."""
+
 
 class Running:
-    """A process of the container: init ("") or exec'ed. exit is set when it was reaped."""
+    """A process of the container: init ("") or exec'ed. exit is set when it was reaped.
 
-    __slots__ = ("exit", "io", "name", "pid", "published")
+    pidfd: of one that others reap, -1 for a child of ours.
+    """
 
-    def __init__(self, name: str, pid: int, io: ProcessIO) -> None:
+    __slots__ = ("exit", "io", "name", "pid", "pidfd", "published")
+
+    def __init__(self, name: str, pid: int, io: ProcessIO, pidfd: int = -1) -> None:
         self.name = name
         self.pid = pid
+        self.pidfd = pidfd
         self.io = io
         self.exit: ExitStatus | None = None
         self.published = False
@@ -76,8 +87,12 @@ class Shim:
         )
         for fd, wants in made.attachments:
             io.attach(socket.socket(fileno=fd), wants)
-        self._init = Running("", made.pid, io)
-        self._processes = {made.pid: self._init}
+        self._init = Running("", made.pid, io, made.pidfd)
+        self._processes = {}
+        if made.pidfd < 0:
+            self._processes[made.pid] = self._init
+        else:
+            self._loop.watch(made.pidfd, READ, self._init_ended)
         self._listener: socket.socket | None = socket.socket(fileno=made.listener)
         self._loop.watch(made.listener, READ, self._accept)
         self._oom, self._oom_kills, self._oom_happened = made.oom, 0, False
@@ -209,6 +224,29 @@ class Shim:
 
     # -- children ---------------------------------------------------------------------
 
+    def _init_ended(self, events: int) -> None:
+        """Of an init that is the launcher's child: the kernel tells once it was reaped."""
+        init = self._init
+        status = pidfd.exit_status(init.pidfd)
+        if status is None and not events & GONE:
+            self._loop.change(init.pidfd, 0)
+            self._loop.later(REAPED_SECONDS, self._not_reaped)
+            return
+        self._loop.unwatch(init.pidfd)
+        self._ended(init, UNKNOWN if status is None else status)
+
+    def _not_reaped(self) -> None:
+        """The launcher is stopped, or was killed and nobody reaps orphans here."""
+        init = self._init
+        if init.exit is not None:
+            return
+        status = procfs.zombie_status(init.pid)
+        if status is None:  # just now, then
+            self._loop.later(REAPED_SECONDS, self._not_reaped)
+            return
+        self._loop.unwatch(init.pidfd)
+        self._ended(init, status)
+
     def _fork(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         pid = os.fork()
         if pid == 0:
@@ -231,6 +269,9 @@ class Shim:
         process = self._processes.pop(pid, None)
         if process is None:
             return  # an orphan of the container that came to us, the subreaper
+        self._ended(process, status)
+
+    def _ended(self, process: Running, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         is_init = process is self._init
         for_memory = is_init and (self._oom_happened or count_oom_kills(self._oom_files) > 0)
@@ -358,7 +399,7 @@ class Shim:
         if message.flag("all"):
             self._do(lambda backend: backend.kill_all(number))
         else:
-            os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
+            _signal(process, number)
         if number == signal.SIGKILL and self._paused:
             self._thaw()
         return {}, b"", []
@@ -412,6 +453,7 @@ class Shim:
             started_at=self._started_at,
             exit=exited,
             execs={**dict.fromkeys(self._execs), **self._unseen},
+            shim=os.getpid(),
         )
         self._unseen.clear()
         return wire.state_to_wire(state), b"", []
@@ -449,6 +491,13 @@ OPERATIONS: dict[str, Operation] = {
     )
 }
 """What a daemon may ask for: one method each."""
+
+
+def _signal(process: Running, number: int) -> None:
+    if process.pidfd < 0:
+        os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
+    else:
+        syscalls.pidfd_send_signal(process.pidfd, number)
 
 
 def _nothing() -> None:

@@ -1,9 +1,10 @@
 """The task driver that runs every container under a shim of its own.
 
-The way of a start: the daemon makes a socket pair, sends one end to the launcher (which
-forks a shim that has it) and writes the whole request into the other end without
-waiting; the shim's answer is the only thing waited for. What is not answered because
-somebody died on the way is cleaned and, when the launcher was it, tried again.
+The way of a start: the launcher has forked a shim and a starter ahead; the daemon sends
+the starter the whole request and the shim's end of a socket pair, and the starter's answer
+is the only thing waited for. Where a starter cannot do it (gantry.shim.starter), the shim
+is asked itself. What is not answered because somebody died on the way is cleaned and tried
+again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import GantryError, StartFailed
 from gantry.model.task import ExitStatus, TaskSpec
 from gantry.tasks.launcher import Launcher
+from gantry.tasks.starters import Starters
 from gantry.tasks.stream import SocketStream
 from gantry.tasks.task import KILLED, ShimTask, parse_exit
 
@@ -35,12 +37,16 @@ class ShimTasks:
     """`gantry.containers.tasks.Tasks` by launcher and shims.
 
     exec_root: where `tasks/<id>/` folders are. python: the interpreter that launcher and
-    shims run on, None for the present one's.
+    shims run on, None for the present one's. starters: whether warm ones are used where they
+    can be; else each shim has its own, as on older kernels.
     """
 
-    def __init__(self, exec_root: Path, *, python: str | None = None) -> None:
+    def __init__(
+        self, exec_root: Path, *, python: str | None = None, starters: bool = True
+    ) -> None:
         self._folder = Path(exec_root) / "tasks"
         self._launcher = Launcher(python, str(Path(exec_root) / "rehearsal"))
+        self._starters = Starters(self._launcher, wanted=starters)
         self._owner = TaskOwner("tasks")
         self._tasks: set[ShimTask] = set()
 
@@ -49,6 +55,7 @@ class ShimTasks:
         self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         await self._launcher.warm()
         await self._launcher.refill()
+        await self._starters.refill()
 
     @property
     def launcher(self) -> Launcher:
@@ -90,6 +97,7 @@ class ShimTasks:
         for task in list(self._tasks):
             task.let_go()
         await self._owner.aclose()
+        self._starters.close()
         self._launcher.close()
 
     # -- starting -----------------------------------------------------------------------
@@ -103,7 +111,7 @@ class ShimTasks:
                 try:
                     return await self._start_once(spec, netns, attachments)
                 except Disconnected:
-                    # The launcher's death (before it forked) or the shim's own?
+                    # The launcher's death (before it forked), the starter's or the shim's own?
                     await self._clean(spec.container_id)
                     if attempt and self._launcher.alive and generation == self._launcher.generation:
                         break
@@ -121,20 +129,30 @@ class ShimTasks:
     ) -> tuple[ShimTask, Sequence[SocketStream]]:
         if not self._launcher.generation:
             await self.warm()
-        sock = await self._launcher.fork()
-        task = self._connected(spec.container_id, sock)
+        shim = await self._launcher.fork()
+        task = self._connected(spec.container_id, shim.control)
         head = wire.task_to_wire(spec, str(self._folder / spec.container_id))
         head["attachments"] = [list(wants) for wants in attachments]
-        requester = task.requester
         try:
-            fds = () if netns is None else (os.dup(netns),)
-            reply = await requester.request("start", spec.spec, fds, **head)
+            reply = None
+            if shim.hand is not None and self._starters.can_start(spec):
+                reply = await self._starters.start(spec.spec, netns, shim.hand, head)
+                if task.requester.closed:
+                    if reply is not None:
+                        reply.close()
+                    raise Disconnected("the shim was killed")
+            shim.let_go()  # with a handover or without: then it looks at its control socket
+            if reply is None:
+                fds = () if netns is None else (os.dup(netns),)
+                reply = await task.requester.request("start", spec.spec, fds, **head)
             wire.raise_error(reply)
         except BaseException:
             self._forget(task)
             raise
+        finally:
+            shim.let_go()
         streams = [SocketStream(fd) for fd in reply.fds]
-        task.running(reply.number("pid"), reply.seconds("started_at"))
+        task.running(reply.number("pid"), reply.seconds("started_at"), shim=reply.number("shim", 0))
         return task, streams
 
     async def _undo(self, starting: asyncio.Task[tuple[ShimTask, Sequence[SocketStream]]]) -> None:
@@ -209,9 +227,9 @@ class ShimTasks:
         except OSError:
             pass
         if folder.is_dir():
-            requester = Requester(
-                await self._launcher.fork(), on_event=Message.close, on_close=lambda: None
-            )
+            shim = await self._launcher.fork()
+            requester = Requester(shim.control, on_event=Message.close, on_close=lambda: None)
+            shim.let_go()
             try:
                 reply = await requester.request("clean", bundle=str(folder))
                 wire.raise_error(reply)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gantry
-from gantry.ipc.launcher import READY
+from gantry.ipc.launcher import READY, READY_ALL
 from gantry.kernel.syscalls import sealed_memfd
 from gantry.model.errors import System
 
@@ -32,10 +32,11 @@ _CODE = (
 
 @dataclass(frozen=True)
 class Launched:
-    """A launcher: its process (to be waited for) and the socket to it."""
+    """A launcher: its process (to be waited for), the socket to it, whether it has starters."""
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
+    starters: bool
 
     def close(self) -> None:
         """End it and reap it; its shims go on."""
@@ -90,7 +91,8 @@ class Interpreter:
             )
             theirs.close()
             ours.settimeout(timeout)
-            if not _ready(ours):
+            said_ready = _ready(ours)
+            if not said_ready:
                 process.kill()
                 process.wait()
                 os.lseek(errors, 0, os.SEEK_SET)
@@ -107,7 +109,7 @@ class Interpreter:
         finally:
             os.close(errors)
         ours.setblocking(False)
-        return Launched(process, ours)
+        return Launched(process, ours, starters=said_ready == READY_ALL)
 
     def _environment(self) -> dict[str, str]:
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8"}
@@ -125,9 +127,10 @@ class Interpreter:
         return self.path == os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
-def _ready(sock: socket.socket) -> bool:
-    """Whether the launcher says that it is warm."""
+def _ready(sock: socket.socket) -> bytes:
+    """What the launcher says when it is warm; b"" when it does not."""
     try:
-        return sock.recv(1) == READY
+        said = sock.recv(1)
     except TimeoutError:
-        return False
+        return b""
+    return said if said in (READY, READY_ALL) else b""

@@ -6,14 +6,33 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from gantry.ipc.channel import send_some
-from gantry.ipc.launcher import MODULES, SHIM
+from gantry.ipc.launcher import MODULES, SHIM, STARTER
 from gantry.model.errors import System
 from gantry.tasks.launch import Interpreter, Launched
 
 SPARE = 2
 """Shims forked ahead (0.3 MiB each): a start then waits for no fork but the container's own."""
+
+
+class NewShim(NamedTuple):
+    """Our ends of a shim that was just forked: its control socket, and the one by which a
+    starter gives it its container (None: it has its own starter)."""
+
+    control: socket.socket
+    hand: socket.socket | None
+
+    def let_go(self) -> None:
+        """No starter will give it anything any more."""
+        if self.hand is not None:
+            self.hand.close()
+
+    def close(self) -> None:
+        """It ends."""
+        self.control.close()
+        self.let_go()
 
 
 class Launcher:
@@ -27,7 +46,7 @@ class Launcher:
         self._launched: Launched | None = None
         self._starting = asyncio.Lock()
         self._answer: asyncio.Future[bytes] | None = None
-        self._spare: list[socket.socket] = []
+        self._spare: list[NewShim] = []
         self._refilling = False
         self._closed = False
         self.generation = 0
@@ -36,6 +55,11 @@ class Launcher:
     def alive(self) -> bool:
         """Whether a launcher runs, as far as is known."""
         return self._launched is not None
+
+    @property
+    def has_starters(self) -> bool:
+        """Whether `fork_starter` is of use with the launcher that runs now."""
+        return self._launched is not None and self._launched.starters
 
     @property
     def pid(self) -> int:
@@ -54,9 +78,21 @@ class Launcher:
                 loop.add_reader(self._launched.socket, self._readable, self._launched)
             return self._launched.socket
 
-    async def fork(self) -> socket.socket:
-        """Our end of a new shim's control socket."""
+    async def fork(self) -> NewShim:
+        """A new shim."""
         return self._spare.pop() if self._spare else await self._fork()
+
+    async def fork_starter(self) -> socket.socket:
+        """Our end of the socket to a new starter."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self._ask(STARTER, [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
 
     async def refill(self) -> None:
         """Have shims forked ahead of the next starts; nothing when none can be had now."""
@@ -71,18 +107,28 @@ class Launcher:
         finally:
             self._refilling = False
 
-    async def _fork(self) -> socket.socket:
+    async def _fork(self) -> NewShim:
+        await self.warm()
+        pairs = [socket.socketpair() for _ in range(2 if self.has_starters else 1)]
+        shim = NewShim(pairs[0][0], pairs[1][0] if len(pairs) > 1 else None)
+        try:
+            await self._ask(SHIM, [theirs.fileno() for _, theirs in pairs])
+        except BaseException:
+            shim.close()
+            raise
+        finally:
+            for _, theirs in pairs:
+                theirs.close()
+        return shim
+
+    async def _ask(self, what: bytes, fds: Sequence[int]) -> None:
         for _ in range(3):
             sock = await self.warm()
-            ours, theirs = socket.socketpair()
             try:
-                await _send(sock, SHIM, [theirs.fileno()])
-                return ours
+                await _send(sock, what, fds)
+                return
             except OSError:
-                ours.close()  # it had died without our noticing
-                self._ended()
-            finally:
-                theirs.close()
+                self._ended()  # it had died without our noticing
         raise System("the launcher does not stay alive")
 
     async def modules(self) -> Sequence[str]:

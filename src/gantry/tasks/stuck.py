@@ -17,9 +17,8 @@ from gantry.kernel import syscalls
 _NAME = "gantry-shim"
 
 
-def free(init: int) -> int:
-    """Kill what holds up the shim whose container's first process is `init`; how many."""
-    shim = _stat(init)[1]
+def free(shim: int) -> int:
+    """Kill what holds up the shim with this pid; how many."""
     killed = 0
     for pid in _children(shim):
         try:
@@ -37,6 +36,11 @@ def free(init: int) -> int:
         finally:
             os.close(pidfd)
     return killed
+
+
+def parent_of(pid: int) -> int:
+    """A process's parent, 0 when it is gone."""
+    return _stat(pid)[1]
 
 
 def _children(pid: int) -> list[int]:

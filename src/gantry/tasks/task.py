@@ -85,6 +85,7 @@ class ShimTask:
         self.exit = Exit()
         self.on_oom: Callable[[], None] | None = None
         self._lost = lost
+        self._shim = 0
         self._requester: Requester | None = None
         self._processes: dict[str, ShimProcess] = {}
         self._early: dict[str, ExitStatus] = {}
@@ -138,14 +139,15 @@ class ShimTask:
         self._processes.clear()
         self.exit.set(status)
 
-    def running(self, pid: int, started_at: float) -> None:
-        """Init runs."""
+    def running(self, pid: int, started_at: float, *, shim: int = 0) -> None:
+        """Init runs. shim: the shim's pid; 0: it does not say, and is init's parent."""
         self.pid = pid
+        self._shim = shim
         self.started_at = started_at
 
     def adopt(self, state: TaskState) -> None:
         """What a shim that was found again says of itself."""
-        self.running(state.pid, state.started_at)
+        self.running(state.pid, state.started_at, shim=state.shim)
         if state.exit is not None:
             self.exit.set(state.exit)
 
@@ -170,7 +172,7 @@ class ShimTask:
 
     def _free(self) -> None:
         """The shim does not answer: maybe the container has stopped it (stuck.py)."""
-        if self.pid and stuck.free(self.pid):
+        if self.pid and stuck.free(self._shim or stuck.parent_of(self.pid)):
             _log.warning("%s: stopped an exec before it began", self.container_id[:12])
 
     # -- Task ---------------------------------------------------------------------------

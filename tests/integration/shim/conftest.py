@@ -12,15 +12,16 @@ from tests.integration.shim.shim_world import ShimWorld
 RUNC = "/usr/bin/runc"
 
 
-@pytest.fixture(params=["gantry", "runc"])
+@pytest.fixture(params=["gantry", "own-starters", "runc"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ShimWorld]:
-    """Containers by our own runtime and by runc."""
-    runtime = request.param
+    """Containers by our own runtime, as new and as old kernels have it, and by runc."""
+    starters = request.param != "own-starters"
+    runtime = request.param if starters else "gantry"
     if runtime == "runc":
         if not os.path.exists(RUNC):
             pytest.skip("needs runc")
         runtime = RUNC
-    made = ShimWorld(tmp_path, runtime)
+    made = ShimWorld(tmp_path, runtime, starters=starters)
     yield made
     made.clean()
 

@@ -38,7 +38,8 @@ def make_rootfs(folder: Path) -> Path:
 class ShimWorld:
     """Containers with all namespaces, no limits, one folder for everything."""
 
-    def __init__(self, folder: Path, runtime: str) -> None:
+    def __init__(self, folder: Path, runtime: str, *, starters: bool = True) -> None:
+        self.starters = starters
         self.exec_root = folder / "exec"
         self.rootfs = make_rootfs(folder / "rootfs")
         self.logs = folder / "logs"
@@ -50,7 +51,7 @@ class ShimWorld:
     def open(self) -> AbstractAsyncContextManager[ShimTasks]:
         @contextlib.asynccontextmanager
         async def opened() -> AsyncIterator[ShimTasks]:
-            tasks = ShimTasks(self.exec_root)
+            tasks = ShimTasks(self.exec_root, starters=self.starters)
             await tasks.warm()
             try:
                 yield tasks

@@ -130,6 +130,17 @@ def test_it_ends_with_the_daemon_and_shims_go_on(own: ShimWorld) -> None:
     run(own, body)
 
 
+def children(tasks: ShimTasks) -> list[int]:
+    """The launcher's: shims and starters, and the first processes of containers."""
+    pid = tasks.launcher.pid
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def starters(tasks: ShimTasks) -> list[int]:
+    """Those that make containers, one after the other."""
+    return [pid for pid in children(tasks) if status(pid)["Name"] == "gantry-starter"]
+
+
 def test_many_containers_leave_no_fd_and_no_zombie(own: ShimWorld) -> None:
     async def body(tasks: ShimTasks) -> None:
         async def one() -> None:
@@ -138,17 +149,20 @@ def test_many_containers_leave_no_fd_and_no_zombie(own: ShimWorld) -> None:
             await stream.close()
             await task.delete()
 
-        await one()
-        places = ("/proc/self/fd", f"/proc/{tasks.launcher.pid}/fd")
+        async def many() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(20):
+                    group.create_task(one())
+
+        await many()  # there are as many starters as there will be
+        makers = starters(tasks)
+        places = [f"/proc/{pid}/fd" for pid in ("self", tasks.launcher.pid, *makers)]
         before = [len(os.listdir(place)) for place in places]
-        async with asyncio.TaskGroup() as group:
-            for _ in range(20):
-                group.create_task(one())
+        await many()
         assert [len(os.listdir(place)) for place in places] == before
-        children = Path(f"/proc/{tasks.launcher.pid}/task/{tasks.launcher.pid}/children")
         deadline = asyncio.get_running_loop().time() + 5
-        spare = launcher_module.SPARE
-        while len(children.read_text().split()) != spare:  # the last ones are just exiting
+        stay = launcher_module.SPARE + len(makers)
+        while len(children(tasks)) != stay:  # the last ones are just exiting
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
 
@@ -165,11 +179,14 @@ def test_what_a_start_costs(
 
     async def body(tasks: ShimTasks) -> None:
         calls = "clone,clone3,fork,vfork,execve,fsync,fdatasync,sync,sendmsg,sendto,recvmsg"
+        while tasks.launcher.has_starters and not starters(tasks):
+            await asyncio.sleep(0.01)
+        traced = [tasks.launcher.pid, *starters(tasks)]
         strace = await asyncio.create_subprocess_exec(
             "strace", "-f", "-qq", "-e", f"trace={calls}", "-o", str(trace),
-            "-p", str(tasks.launcher.pid), stderr=subprocess.PIPE,
+            *(f"-p{pid}" for pid in traced), stderr=subprocess.PIPE,
         )  # fmt: skip
-        while status(tasks.launcher.pid)["TracerPid"] == "0":
+        while any(status(pid)["TracerPid"] == "0" for pid in traced):
             await asyncio.sleep(0.01)
         task, _ = await tasks.start(own.spec("true"), None)
         await task.wait()
