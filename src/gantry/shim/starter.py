@@ -37,7 +37,7 @@ from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.runtimes import make_backend
 
-_COLLECT: Final = 64
+_COLLECT: Final = 16
 """Starts between two garbage collections."""
 
 _FAILURES = (GantryError, OSError, ProtocolError, RuntimeFailed)
