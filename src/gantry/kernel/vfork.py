@@ -13,9 +13,10 @@ still be inside of them. So the child returns first, and executes afterwards, wh
 runs any more. In C one would write `prepare(); execve(path, argv, env); _exit(failed());`.
 Here four contexts of makecontext(3), linked with each other, say the same.
 
-For the same reason a child that is killed halfway takes its parent with it. So either the
-parent stands for no more than this one child, or nobody can see the one that runs Python
-(`vfork_twice`).
+For the same reason a child that is killed halfway takes its parent with it, and whoever may
+write to the child's memory writes to the parent's. So either nobody can see the child (it is
+the first process of its pid namespace, say), or it ends with a fork (`prepared_fork`): what a
+container sees then has memory of its own.
 
 Source: clone(2), vfork(2), makecontext(3). Needs glibc; Python 3.14 and later measure how
 deep the C stack is and would not run on another one.
@@ -33,7 +34,9 @@ from typing import Final, NamedTuple
 
 from gantry.kernel import syscalls
 
-_SHARED: Final = 0x00000100 | 0x00004000 | 17  # CLONE_VM, CLONE_VFORK, SIGCHLD
+_SIGCHLD: Final = 17
+_SHARED: Final = 0x00000100 | 0x00004000 | _SIGCHLD  # CLONE_VM, CLONE_VFORK
+_TIOCSCTTY: Final = 0x540E
 _CLONE_PIDFD: Final = 0x00001000
 _CLONE_PARENT: Final = 0x00008000
 _CLONE_PARENT_SETTID: Final = 0x00100000
@@ -124,16 +127,21 @@ def vfork_sibling(
     return pid, pidfd.value
 
 
-def vfork_twice(prepare: Callable[[], Program | int], failed: Callable[[int], int]) -> int:
-    """`vfork` with two children: one prepares and ends, the other executes, in the pid
-    namespace that the first has chosen for its children. The pid of the second, which is a
-    child of the caller as well, and leads a session; 0 when there was none, since `prepare`
-    returned a code.
+def prepared_fork(
+    prepare: Callable[[], Program | int], failed: Callable[[int], int], *, terminal: bool = False
+) -> int:
+    """Two children: a first one, by `vfork`, prepares, forks the second, and ends; the second
+    executes, in the pid namespace that the first has chosen for its children. The pid of the
+    second, which is a child of the caller as well, and leads a session (terminal: with its
+    stdin as the controlling terminal); 0 when there was none, since `prepare` returned a code.
 
-    Who is in that namespace never sees the one that runs Python, and if they kill or stop
-    the other, nothing is lost.
+    Who is in that namespace never sees the one that runs Python in the caller's memory. They
+    may kill, stop, or with CAP_SYS_PTRACE even write to the other: it has a copy, and is not
+    waited for. It is on its way to its program when this returns.
+
+    Raises OSError; EAGAIN when the first was not allowed to fork (a limit, a seccomp filter).
     """
-    return _start(prepare, failed, 0, twice=True)
+    return _start(prepare, failed, 0, twice=True, terminal=terminal)
 
 
 def _start(
@@ -142,14 +150,15 @@ def _start(
     flags: int,
     *,
     twice: bool = False,
+    terminal: bool = False,
     pidfd: c_int | None = None,
 ) -> int:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    size = _DEEP + 7 * _PLAIN
+    size = _DEEP + 8 * _PLAIN
     base = _libc.mmap(None, size, _PROT_READ_WRITE, _MAP_STACK, -1, 0)
     if base == c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap: cannot allocate a stack")
-    child = _Child(prepare, failed, base, twice=twice)
+    child = _Child(prepare, failed, base, twice=twice, terminal=terminal)
     try:
         # Below the one that Python runs on: too deep a recursion ends the child, no more.
         _libc.mprotect(base, _PAGE, _PROT_NONE)
@@ -189,6 +198,7 @@ class _Child:
     """Contexts, each linked with the next one: run → execute → report → exit.
 
     twice: run → clone → end, and in the second child setsid → execute → report → exit.
+    terminal: and between setsid and execute, ioctl.
     """
 
     def __init__(
@@ -198,6 +208,7 @@ class _Child:
         base: int,
         *,
         twice: bool,
+        terminal: bool,
     ) -> None:
         self.left = self.has_program = False
         self.second = c_int(0)
@@ -205,14 +216,19 @@ class _Child:
         self._failed = failed
         run, report = _Callback(self._run), _Callback(self._report)
         self._kept: list[object] = [run, report]
-        plain = [base + _DEEP + number * _PLAIN for number in range(6)]
+        plain = [base + _DEEP + number * _PLAIN for number in range(7)]
         self._exit = _context(plain[0], _PLAIN, None)
         after = _context(plain[1], _PLAIN, self._exit)
         _make(after, report)
         self._execute = _context(plain[2], _PLAIN, after)
         self._next = self._execute
         if twice:
-            self._lead = _context(plain[5], _PLAIN, self._execute)
+            after_lead = self._execute
+            if terminal:
+                after_lead = _context(plain[6], _PLAIN, self._execute)
+                _make(after_lead, _libc.ioctl, 0, _TIOCSCTTY, 0)
+            self._kept.append(after_lead)
+            self._lead = _context(plain[5], _PLAIN, after_lead)
             _make(self._lead, _libc.setsid)
             end = _context(plain[3], _PLAIN, None)
             _make(end, _libc._exit, 0)
@@ -240,14 +256,14 @@ class _Child:
         addresses = [ctypes.addressof(thing) for thing in (path, argv, env)]
         _make(self._execute, _libc.execve, *addresses)
         if self._next is not self._execute:
-            # The stack of `report` is in use only later: its top is where the second begins.
+            # The stack of `exit` is in use only later: in the middle of it the second begins.
             top = (self._exit.stack or 0) + _PLAIN // 2
             _make(
                 self._next,
                 _libc.clone,
                 ctypes.cast(_libc.setcontext, c_void_p).value or 0,
                 top,
-                _SHARED | _CLONE_PARENT | _CLONE_PARENT_SETTID,
+                _SIGCHLD | _CLONE_PARENT | _CLONE_PARENT_SETTID,
                 ctypes.addressof(self._lead),
                 ctypes.addressof(self.second),
             )

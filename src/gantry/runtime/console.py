@@ -36,8 +36,10 @@ def plain_lines(fd: int) -> None:
     termios.tcsetattr(fd, termios.TCSANOW, settings)
 
 
-def take(slave: int) -> None:
-    """Make `slave` the controlling terminal and stdio. The caller has called setsid."""
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+def take(slave: int, *, control: bool = True) -> None:
+    """Make `slave` stdio, and the controlling terminal unless somebody else does that: it
+    has to be the leader of the session (setsid)."""
+    if control:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     for fd in (0, 1, 2):
         os.dup2(slave, fd)

@@ -66,55 +66,52 @@ def run(
         plain_lines=plain_lines,
     )
     spawn.fill_stdio()
-    with ExitStack() as always, ExitStack() as undo:
-        pidfd = syscalls.pidfd_open(kept.init_pid)
-        always.callback(os.close, pidfd)
-        if state.start_time_of(kept.init_pid) != kept.init_start_time:
-            raise RuntimeFailure("cannot exec in a stopped container")
-        ours, theirs = handshake.pair(logger, verbose=verbose)
-        always.callback(ours.close)
+    mapped = kept.user_namespace or kept.rootless
+    every = () if mapped else cgroup.entrances(cgroups)
+    alone = tuple(path for path in every if path.endswith("/tasks"))
 
-        mapped = kept.user_namespace or kept.rootless
-        every = () if mapped else cgroup.entrances(cgroups)
-        entrances = tuple(path for path in every if path.endswith("/tasks"))
-        has_pid = bool(kept.namespaces & syscalls.CLONE_NEWPID)
-        # It never waits for the caller when it enters the cgroup by itself.
-        waits = len(every) > len(entrances) or (program is not None and program.listener)
-        waits |= bool(kept.namespaces & syscalls.CLONE_NEWTIME)  # who enters one is alone
-        share = vfork.available and bool(entrances) and not waits
-        if share:
-            ours.send(handshake.GO)
-        entrant = _Entrant(thought, kept, pidfd, theirs, entrances, unwanted=ours.fd)
+    def start(*, share_memory: bool) -> ExecProcess:
+        ours, theirs = handshake.pair(logger, verbose=verbose)
+        with ExitStack() as always, ExitStack() as undo:
+            always.callback(ours.close)
+            pidfd = syscalls.pidfd_open(kept.init_pid)
+            always.callback(os.close, pidfd)
+            if state.start_time_of(kept.init_pid) != kept.init_start_time:
+                theirs.close()
+                raise RuntimeFailure("cannot exec in a stopped container")
+            entrant = _Entrant(thought, kept, pidfd, theirs, alone, unwanted=ours.fd)
+            try:
+                if share_memory:
+                    ours.send(handshake.GO)
+                pid = entrant.fork(share_memory=share_memory)
+            finally:
+                theirs.close()
+            if pid:
+                undo.callback(kill_and_reap, pid)
+            if not alone:
+                cgroup.attach(pid, cgroups)
+            files.admit(every if alone else (), pid)
+            if not share_memory:
+                ours.send(handshake.GO)
+            terminal = _converse(ours, undo, kept, pid)
+            undo.pop_all()
+            return ExecProcess(pid, terminal)
+
+    # It never waits for the caller when it enters the cgroup by itself.
+    waits = len(every) > len(alone) or (program is not None and program.listener)
+    waits |= bool(kept.namespaces & syscalls.CLONE_NEWTIME)  # who enters one is alone
+    if vfork.available and alone and not waits:
         try:
-            if kept.user_namespace and os.geteuid() != 0:
-                entrant.joined = syscalls.CLONE_NEWUSER
-                pid = userns.fork_inside(entrant, pidfd, pid_namespace=has_pid)
-            elif share and not process.terminal:
-                # What the container sees, and could kill or stop, runs no Python.
-                entrant.children = has_pid
-                pid = vfork.vfork_twice(entrant.prepare, entrant.failed)
-            else:
-                # With a terminal the session has to be there before.
-                pid = spawn.start_in_pid_namespace(
-                    entrant, new=False, fd=pidfd if has_pid else None, share_memory=share
-                )
-        finally:
-            theirs.close()
-        if pid:
-            undo.callback(kill_and_reap, pid)
-        if not entrances:
-            cgroup.attach(pid, cgroups)
-        files.admit(every if entrances else (), pid)
-        if not share:
-            ours.send(handshake.GO)
-        terminal = _converse(ours, undo, kept, pid)
-        undo.pop_all()
-        return ExecProcess(pid, terminal)
+            return start(share_memory=True)
+        except BlockingIOError:
+            pass  # its seccomp filter lets it not fork: then it must not have to
+    return start(share_memory=False)
 
 
 def _converse(channel: Channel, undo: ExitStack, kept: State, pid: int) -> int | None:
+    """Until it is ready. How long execve then takes is the container's affair, which can make
+    it take for ever (a lease on the program's file, a slow file system)."""
     terminal: int | None = None
-    ready = False
     while True:
         kind, body, fd = channel.receive()
         if kind == handshake.CONSOLE and fd is not None:
@@ -126,21 +123,15 @@ def _converse(channel: Channel, undo: ExitStack, kept: State, pid: int) -> int |
             finally:
                 os.close(fd)
         elif kind == handshake.READY:
-            ready = True
+            return terminal
         elif kind == handshake.FAILED:
             raise failure_of(body)
         elif kind == b"":
-            if ready:
-                return terminal
             raise RuntimeFailure("the process was killed before it was ready")
 
 
 class _Entrant:
-    """The child: as init, but everything is there already. A `spawn.Child`.
-
-    joined: CLONE_NEW* of what it is in from its birth, besides the pid namespace.
-    children: it has to enter that one too, for the process that it makes.
-    """
+    """The child: as init, but everything is there already. A `spawn.Child`."""
 
     def __init__(
         self,
@@ -159,8 +150,26 @@ class _Entrant:
         self._entrances = entrances
         self._unwanted = unwanted
         self._path = b""
-        self.joined = 0
-        self.children = False
+        # CLONE_NEW* of what it is in already, when `prepare` runs.
+        self._joined = syscalls.CLONE_NEWPID
+
+    def fork(self, *, share_memory: bool) -> int:
+        """The pid of the process; 0 when it was known before there was one that it fails.
+
+        share_memory: what prepares is out of the container's sight, and what the container
+        sees has nothing of ours (kernel/vfork.py). BlockingIOError: it was not let fork.
+        """
+        if share_memory:
+            self._joined = 0
+            terminal = self._process.terminal
+            return vfork.prepared_fork(self.prepare, self.failed, terminal=terminal)
+        own_pids = bool(self._kept.namespaces & syscalls.CLONE_NEWPID)
+        if self._kept.user_namespace and os.geteuid() != 0:
+            self._joined |= syscalls.CLONE_NEWUSER
+            return userns.fork_inside(self, self._pidfd, pid_namespace=own_pids)
+        return spawn.fork_into_pid_namespace(
+            lambda: spawn.run(self), new=False, fd=self._pidfd if own_pids else None
+        )
 
     def prepare(self) -> Program | int:
         channel = self._channel
@@ -168,7 +177,10 @@ class _Entrant:
             with no_imports():
                 os.close(self._unwanted)
                 self._path = self._enter()
-                return last_steps(self._process, self._path)
+                program = last_steps(self._process, self._path)
+                channel.log("debug", "setns_init: about to exec")
+                channel.send(handshake.READY)
+                return program
         except RuntimeFailure as error:
             channel.fail(str(error), error.exit_code)
             return error.exit_code
@@ -201,8 +213,7 @@ class _Entrant:
         elif not process.affinity[0]:
             schedule.reset_affinity()
         identity.set_limits(process.identity)
-        joined = self.joined if self.children else self.joined | syscalls.CLONE_NEWPID
-        flags = kept.namespaces & ~joined
+        flags = kept.namespaces & ~self._joined
         if flags:
             # One call: the kernel takes all of them or none.
             syscalls.setns(self._pidfd, flags)
@@ -213,16 +224,14 @@ class _Entrant:
         channel.log("debug", "child process in init()")
         security.join_keyring(process)
         if process.terminal:
-            _open_terminal(process, channel)
+            # Its leader is who executes: another process than this one without CLONE_NEWPID.
+            _open_terminal(process, channel, control=bool(self._joined))
         security.prepare_labels(process, -1)
         schedule.apply(process)
-        path = enter_process(process, channel)
-        channel.log("debug", "setns_init: about to exec")
-        channel.send(handshake.READY)
-        return path
+        return enter_process(process, channel)
 
 
-def _open_terminal(process: ProcessPlan, channel: Channel) -> None:
+def _open_terminal(process: ProcessPlan, channel: Channel, *, control: bool) -> None:
     """A terminal of the container's devpts, found at its usual place and proven to be one."""
     folder = os.open("/dev/pts", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -237,6 +246,6 @@ def _open_terminal(process: ProcessPlan, channel: Channel) -> None:
         console.plain_lines(master)
     channel.send(handshake.CONSOLE, b"", master)
     os.close(master)
-    console.take(slave)
+    console.take(slave, control=control)
     if slave > 2:
         os.close(slave)

@@ -358,12 +358,13 @@ def _fork_init(
     spaces = thought.namespaces
     if spaces.has("user"):
         return userns.fork_init(thought, linux, ours, theirs, undo)
-    pid = spawn.start_in_pid_namespace(
-        Init(thought, theirs, unwanted=ours.fd),
-        new=spaces.makes("pid"),
-        fd=spaces.join_fd("pid"),
-        share_memory=share_memory,
-    )
+    init = Init(thought, theirs, unwanted=ours.fd)
+    if share_memory:
+        pid = vfork.vfork(init.prepare, init.failed, flags=syscalls.CLONE_NEWPID)
+    else:
+        pid = spawn.fork_into_pid_namespace(
+            lambda: spawn.run(init), new=spaces.makes("pid"), fd=spaces.join_fd("pid")
+        )
     undo.callback(kill_and_reap, pid)
     return pid
 
@@ -405,12 +406,14 @@ def _start_time(pid: int, pidfd: int | None) -> int:
 
 
 def _can_share_memory(thought: InitPlan, cgroup: Cgroup) -> bool:
-    """Whether init never waits for its caller, but for the cgroup that it enters itself."""
+    """Whether init never waits for its caller, but for the cgroup that it enters itself, and
+    no other container sees it (who joins a pid namespace is seen there)."""
     hooks_, program = thought.hooks, thought.process.seccomp
     return (
         vfork.available
         and bool(thought.cgroup_entrances)
         and len(thought.cgroup_entrances) == len(cgroup.entrances())
+        and thought.namespaces.makes("pid")
         and thought.fifo is None
         and not any(planned.late for planned in thought.mounts)
         and not thought.namespaces.has("user")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from gantry.kernel import syscalls
-from gantry.kernel.vfork import Program, vfork
+from gantry.kernel.vfork import Program
 
 
 def fill_stdio() -> None:
@@ -44,7 +44,24 @@ def fork_into_pid_namespace(
 
     The caller must have one thread. fd may be a pidfd.
     """
-    return _into_pid_namespace(lambda: fork(child), new=new, fd=fd, flags=flags)
+    if not new and fd is None:
+        return fork(child)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Only children change their pid namespace: the caller points at it, forks, and
+        # points back at its own.
+        if fd is not None:
+            syscalls.setns(fd, flags)
+        else:
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+        try:
+            return fork(child)
+        finally:
+            # Also before the child has done anything: with its init gone, the namespace
+            # takes no more processes, and the caller could never fork again.
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+    finally:
+        os.close(own)
 
 
 class Child(Protocol):
@@ -74,39 +91,3 @@ def run(child: Child) -> NoReturn:
             code = program
     finally:
         os._exit(code)
-
-
-def start_in_pid_namespace(child: Child, *, new: bool, fd: int | None, share_memory: bool) -> int:
-    """Fork `child` as `fork_into_pid_namespace` does; its pid.
-
-    share_memory: by vfork (kernel/vfork.py): then the child must not have to wait for
-    anything from the caller, who sleeps until it has become its program.
-    """
-    if not share_memory:
-        return fork_into_pid_namespace(lambda: run(child), new=new, fd=fd)
-    if new and fd is None:
-        return vfork(child.prepare, child.failed, flags=syscalls.CLONE_NEWPID)
-    return _into_pid_namespace(lambda: vfork(child.prepare, child.failed), new=False, fd=fd)
-
-
-def _into_pid_namespace(
-    forked: Callable[[], int], *, new: bool, fd: int | None, flags: int = syscalls.CLONE_NEWPID
-) -> int:
-    """Only children change their pid namespace, so the caller points at it, forks, and
-    points back at its own."""
-    if not new and fd is None:
-        return forked()
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if fd is not None:
-            syscalls.setns(fd, flags)
-        else:
-            syscalls.unshare(syscalls.CLONE_NEWPID)
-        try:
-            return forked()
-        finally:
-            # Also before the child has done anything: with its init gone, the namespace
-            # takes no more processes, and the caller could never fork again.
-            syscalls.setns(own, syscalls.CLONE_NEWPID)
-    finally:
-        os.close(own)

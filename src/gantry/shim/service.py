@@ -386,9 +386,8 @@ class Shim:
             os.set_blocking(started.console, False)
             return {"pid": started.pid}, b"", [started.console]
 
-        if self.spec.runtime == GANTRY and not spec.stdio.terminal:
-            # Little is left of it in memory, and a fork would cost more than all of it. (A
-            # terminal's process can be killed within Python, and must not take us with it.)
+        if self.spec.runtime == GANTRY:
+            # Little is left of it in memory, and a fork would cost more than all of it.
             head, body, fds = work()
             return Message(head, body, tuple(fds))
         return self._work(work, ends.fds())

@@ -1,15 +1,20 @@
-"""Set a shim free that waits for a process which somebody has stopped.
+"""Set a shim free that waits for a process which somebody has stopped; or end it.
 
-On its way into a container an exec'ed process is visible there, and root in the container
-may send it a SIGSTOP before it executes. Its shim sleeps until it has (kernel/vfork.py), and
-would sleep for ever: no stop, no kill, no logs. So when a shim does not answer, those of its
-children that are stopped and still it are killed, which is the end of that exec, no more.
+On its way into a container an exec'ed process may be visible there, and root in the container
+may send it a SIGSTOP before it is ready. Its shim waits for that, and would wait for ever: no
+stop, no kill, no logs. So when a shim does not answer, those of its children that are stopped
+and still it are killed, which is the end of that exec, no more.
+
+What a process does on its way may also take for ever by itself: looking at files of a file
+system that does not answer. Nobody can tell from outside when that is over, but a container
+that is to be killed is killed: together with its shim, when there is no other way.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from gantry.kernel import syscalls
@@ -19,23 +24,33 @@ _NAME = "gantry-shim"
 
 def free(shim: int) -> int:
     """Kill what holds up the shim with this pid; how many."""
-    killed = 0
-    for pid in _children(shim):
-        try:
-            pidfd = syscalls.pidfd_open(pid)
-        except OSError:
-            continue
-        try:
-            # With the pidfd open the pid is nobody else's, so what /proc says is of it.
-            state, parent, name = _stat(pid)
-            if parent == shim and state in "Tt" and name == _NAME:
-                syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
-                killed += 1
-        except OSError:
-            continue
-        finally:
-            os.close(pidfd)
-    return killed
+
+    def stopped(state: str, parent: int, name: str) -> bool:
+        return parent == shim and state in "Tt" and name == _NAME
+
+    return sum(_kill(pid, stopped) for pid in _children(shim))
+
+
+def end(shim: int) -> bool:
+    """Kill the shim with this pid; whether it was one."""
+    return _kill(shim, lambda _state, _parent, name: name == _NAME)
+
+
+def _kill(pid: int, wanted: Callable[[str, int, str], bool]) -> bool:
+    try:
+        pidfd = syscalls.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # With the pidfd open the pid is nobody else's, so what /proc says is of it.
+        if not wanted(*_stat(pid)):
+            return False
+        syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
 
 
 def parent_of(pid: int) -> int:

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from signal import SIGKILL
 
 from gantry.ipc import wire
 from gantry.ipc.aio import Disconnected, Requester
@@ -18,7 +19,9 @@ from gantry.tasks.stream import SocketStream
 
 KILLED = 137
 PATIENCE = 2.0
-"""Seconds that a shim may take to answer before one looks what keeps it."""
+"""Seconds that a shim may take to answer before one looks what keeps it, again and again."""
+LAST_PATIENCE = 15.0
+"""Seconds that it may take to kill its container before it is killed itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +164,15 @@ class ShimTask:
         """One request to the shim. NotFound: it is gone; else what it raised."""
         if self._requester is None or self._requester.closed:
             raise NotFound("process already finished")
-        watch = asyncio.get_running_loop().call_later(PATIENCE, self._free)
+        loop = asyncio.get_running_loop()
+        watch: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal watch
+            self._free()
+            watch = loop.call_later(PATIENCE, look)
+
+        watch = loop.call_later(PATIENCE, look)
         try:
             reply = await self._requester.request(op, body, **fields)
         except Disconnected:
@@ -172,8 +183,16 @@ class ShimTask:
 
     def _free(self) -> None:
         """The shim does not answer: maybe the container has stopped it (stuck.py)."""
-        if self.pid and stuck.free(self._shim or stuck.parent_of(self.pid)):
-            _log.warning("%s: stopped an exec before it began", self.container_id[:12])
+        if self.pid and stuck.free(self._shim_pid()):
+            _log.warning("%s: ended an exec that was stopped on its way", self.container_id[:12])
+
+    def _end(self) -> None:
+        """The shim does not even kill: its end is its container's (see `_lost`)."""
+        if self.pid and stuck.end(self._shim_pid()):
+            _log.warning("%s: its shim hung, and was killed", self.container_id[:12])
+
+    def _shim_pid(self) -> int:
+        return self._shim or stuck.parent_of(self.pid)
 
     # -- Task ---------------------------------------------------------------------------
 
@@ -181,7 +200,13 @@ class ShimTask:
         return await self.exit.wait()
 
     async def kill(self, signal: int, *, everything: bool = False) -> None:
-        await self.call("kill", signal=signal, all=everything)
+        last = asyncio.get_running_loop().call_later(LAST_PATIENCE, self._end)
+        if signal != SIGKILL:
+            last.cancel()
+        try:
+            await self.call("kill", signal=signal, all=everything)
+        finally:
+            last.cancel()
 
     async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> SocketStream:
         reply = await self.call("attach", wants=[stdin, stdout, stderr])

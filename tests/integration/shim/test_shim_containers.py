@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -271,3 +274,32 @@ def test_who_stops_every_exec_does_not_stop_the_shim(own: ShimWorld) -> None:
         await task.delete()
 
     run(own, body)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_program_that_never_starts_holds_up_nobody(own: ShimWorld, *, terminal: bool) -> None:
+    """A lease on a program's file lets execve wait as long as its holder likes (here this
+    test, elsewhere root in the container): the shim must go on, and end it when told."""
+    program = own.rootfs / "bin/slow"
+    shutil.copy(own.rootfs / "bin/busybox", program)
+    before = signal.signal(signal.SIGIO, lambda *_: None)  # the kernel asks for the lease
+    lease = os.open(program, os.O_RDWR)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    async def body(tasks: ShimTasks) -> None:
+        task, _ = await tasks.start(own.spec("sleep", "1000"), None)
+        async with asyncio.timeout(10):
+            stdio = StdioSpec(terminal=terminal)
+            process, _ = await task.exec(exec_spec("e", "slow", stdio=stdio), attach=BOTH)
+            os.kill(process.pid, signal.SIGSTOP)
+            assert (await task.state()).status == "running"
+            await task.kill(9)
+            assert (await process.wait()).code == 137
+            assert (await task.wait()).code == 137
+        await task.delete()
+
+    try:
+        run(own, body)
+    finally:
+        os.close(lease)
+        signal.signal(signal.SIGIO, before)

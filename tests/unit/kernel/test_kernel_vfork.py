@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
+import pty
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -123,7 +128,7 @@ def test_twice_the_second_executes_and_leads_a_session() -> None:
         return program._replace(env=[b"PARENT=%d" % parent])
 
     parent = os.getpid()
-    pid = vfork.vfork_twice(with_parent, int)
+    pid = vfork.prepared_fork(with_parent, int)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     assert seen
     assert seen != [pid]
@@ -132,11 +137,11 @@ def test_twice_the_second_executes_and_leads_a_session() -> None:
 
 
 def test_twice_without_a_program() -> None:
-    assert vfork.vfork_twice(lambda: 5, int) == 0
+    assert vfork.prepared_fork(lambda: 5, int) == 0
 
 
 def test_twice_the_errno_of_a_failed_execve_is_told() -> None:
-    pid = vfork.vfork_twice(lambda: Program(b"/nonexistent", [b"x"], []), lambda number: number)
+    pid = vfork.prepared_fork(lambda: Program(b"/nonexistent", [b"x"], []), lambda number: number)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == errno.ENOENT
 
 
@@ -153,3 +158,60 @@ def test_a_child_that_is_killed_halfway_takes_its_parent_with_it() -> None:
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == vfork.KILLED
+
+
+@contextmanager
+def leased(path: Path) -> Iterator[bytes]:
+    """A program that takes as long to execute as the context lasts (fcntl(2), F_SETLEASE)."""
+    path.write_bytes(Path("/bin/sh").resolve().read_bytes())
+    path.chmod(0o700)
+    before = signal.signal(signal.SIGIO, lambda *_: None)  # the kernel says: give it back
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield os.fsencode(path)
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_prepared_fork_does_not_wait_for_a_program_that_never_starts(tmp_path: Path) -> None:
+    """Who is in the container can make it so: nobody outside may hang with it."""
+    with leased(tmp_path / "program") as path:
+        pid = vfork.prepared_fork(lambda: Program(path, [b"sh", b"-c", b"exit 4"], []), int)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_SYS_PTRACE")
+def test_what_a_container_sees_of_a_prepared_fork_has_memory_of_its_own(tmp_path: Path) -> None:
+    """A container with CAP_SYS_PTRACE may write to the memory of what is exec'ed into it."""
+    secret = ctypes.create_string_buffer(b"ours")
+    with leased(tmp_path / "program") as path:
+        pid = vfork.prepared_fork(lambda: Program(path, [b"sh"], []), int)
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(ctypes.addressof(secret))
+            assert memory.read(4) == b"ours"
+            memory.seek(ctypes.addressof(secret))
+            memory.write(b"evil")
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert secret.value == b"ours"
+
+
+def test_a_prepared_fork_can_have_a_terminal() -> None:
+    master, slave = pty.openpty()
+
+    def prepare() -> Program:
+        for fd in (0, 1, 2):
+            os.dup2(slave, fd)
+        return shell(b"echo talking to its terminal > /dev/tty; exit 6")
+
+    pid = vfork.prepared_fork(prepare, int, terminal=True)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6
+    assert os.read(master, 100) == b"talking to its terminal\r\n"
+    os.close(master)
+    os.close(slave)
