@@ -138,7 +138,7 @@ def test_log_drivers(api: Api, is_gantry: bool, tmp_path: Path) -> None:
         return {"LogConfig": {"Type": driver, "Config": dict(options)}}
 
     for host, text in (
-        (config("nope"), "no log driver named 'nope' is registered"),
+        (config("nope"), 'error looking up logging plugin nope: plugin "nope" not found'),
         (config("syslog", x="y"), "unknown log opt 'x' for syslog log driver"),
     ):
         answer = api.post("/containers/create", body={"Image": "busybox", "HostConfig": host})

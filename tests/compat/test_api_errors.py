@@ -81,8 +81,35 @@ HOST_CONFIGS: list[tuple[dict[str, Json], int | tuple[int, int], str]] = [
     ({"NanoCpus": 10**9, "CpuPeriod": 50000}, 400, "Nano CPUs and CPU Period cannot both be set"),
     ({"CpuPeriod": 10}, 400, "CPU cfs period can not be less than 1ms|CPU cfs period"),
     ({"CpuQuota": 10}, 400, "CPU cfs quota can not be less than 1ms"),
-    ({"CpusetCpus": "bad"}, 400, "Invalid value bad for cpuset cpus"),
+    ({"CpusetCpus": "bad"}, 400, "^Invalid value bad for cpuset cpus: invalid format: bad$"),
     ({"CpusetCpus": "999"}, 400, "Requested CPUs are not available"),
+    ({"CpusetCpus": "9-8193"}, 400, "for cpuset cpus: value of out range, maximum is 8192$"),
+    ({"ConsoleSize": [-1, 2]}, OLD_JSON, "cannot unmarshal number -1 into .* type uint"),
+    (
+        {"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": -5}]},
+        OLD_JSON,
+        "cannot unmarshal number -5 into .*BlkioDeviceReadBps.Rate of type uint64",
+    ),
+    ({"Links": "x"}, OLD_JSON, "cannot unmarshal string into .*Links of type \\[\\]string"),
+    ({"Links": ["nope:a:b"]}, (500, 400), "^bad format for links: nope:a:b$"),
+    ({"Links": [":"]}, 400, 'for : invalid name or ID supplied: ""$'),
+    (
+        {"PortBindings": {"80/tcp": [{"HostPort": "8010-8000"}]}},
+        400,
+        '^invalid port specification: "8010-8000"$',
+    ),
+    ({"PortBindings": {"80-81/tcp": [{}]}}, 400, "invalid port .*80-81"),
+    (
+        {
+            "LogConfig": {
+                "Type": "json-file",
+                "Config": {"mode": "non-blocking", "max-buffer-size": "x"},
+            }
+        },
+        400,
+        "^error parsing option max-buffer-size: invalid size: 'x'$",
+    ),
+    ({"LogConfig": {"Type": "local", "Config": {"x": "y"}}}, 400, "'x' for log driver local$"),
     (
         {"OomScoreAdj": 2000},
         400,
@@ -294,6 +321,23 @@ class TestParameters:
                 400,
                 "[Ii]nvalid filter 'status=nope'",
             ),
+            (
+                "GET",
+                "/containers/json",
+                {"filters": {"is-task": ["x"]}},
+                400,
+                r"[Ii]nvalid filter 'is-task=\[x\]'",
+            ),
+            (
+                "GET",
+                "/containers/json",
+                {"filters": {"expose": ["90-70"]}},
+                (500, 400),
+                "^error while looking up for expose 90-70: .*90-70$",
+            ),
+            ("GET", "/volumes", {"filters": {"dangling": ["x"]}}, 400, "nvalid filter 'dangling"),
+            ("POST", "/commit", {}, 400, '^invalid name or ID supplied: ""$'),
+            ("POST", "/auth", {}, (500, 400), "EOF$"),
             ("GET", "/containers/json", {"limit": "x"}, (500, 400), 'parsing "x": invalid syntax'),
             ("GET", "/images/json", {"filters": {"nope": ["x"]}}, 400, "[Ii]nvalid filter 'nope"),
             ("GET", "/events", {"filters": "{bad"}, (500, 400), "invalid"),
@@ -316,7 +360,27 @@ class TestParameters:
             ("GET", "/containers/alive/top", {"ps_args": "-o args"}, (500, 500), "PID field"),
             ("GET", "/containers/alive/top", {"ps_args": "--nope"}, (500, 500), "ps"),
             ("POST", "/containers/alive/kill", {"signal": "NOPE"}, 400, "[Ii]nvalid signal: NOPE"),
-            ("POST", "/containers/alive/rename", {"name": "bad@x"}, 400, "Invalid container name"),
+            (
+                "POST",
+                "/containers/alive/kill",
+                {"signal": "99"},
+                (500, 400),
+                "[tT]he linux daemon does not support signal 99$",
+            ),
+            (
+                "POST",
+                "/containers/alive/rename",
+                {"name": "bad@x"},
+                400,
+                r"^Error when allocating new name: Invalid container name \(/bad@x\)",
+            ),
+            (
+                "GET",
+                "/containers/alive/archive",
+                {"path": "/nope"},
+                404,
+                "^Could not find the file /nope in container alive$",
+            ),
             (
                 "POST",
                 "/containers/alive/rename",
@@ -367,6 +431,7 @@ class TestParameters:
     def test_not_modified(self, latest: Api, alive: str) -> None:
         answer = latest.post(f"/containers/{alive}/start")
         assert (answer.status, answer.body) == (304, b"")
+        assert "content-type" not in answer.headers
         assert latest.post(f"/containers/{alive}/stop", {"t": 0}).status == 204
         assert latest.post(f"/containers/{alive}/stop").status == 304
 
@@ -404,6 +469,53 @@ class TestPorts:
         state = latest.get(f"/containers/{second}/json").obj()["State"]
         assert isinstance(state, dict)
         assert (state["Status"], state["Running"], state["Pid"]) == ("created", False, 0)
+
+
+class TestNetworks:
+    def test_connect(self, latest: Api, is_gantry: bool) -> None:
+        made = latest.post("/containers/create", None, {"Image": "busybox"}).text("Id")
+        for network, pattern in (
+            ("host", "connect(ed)? .*to host network"),
+            (
+                "none",
+                "^container cannot be connected to multiple networks with one of the networks",
+            ),
+        ):
+            answer = latest.post(f"/networks/{network}/connect", body={"Container": made})
+            check(answer, 400, pattern, is_gantry)
+        answer = latest.post("/networks/bridge/connect", body={})
+        check(answer, 400, '^invalid name or ID supplied: ""$', is_gantry)
+        # One that does not run may be connected again: with other settings.
+        latest.post("/networks/bridge/connect", body={"Container": made}).expect(200)
+
+    def test_connect_twice(self, latest: Api, alive: str, is_gantry: bool) -> None:
+        answer = latest.post("/networks/bridge/connect", body={"Container": alive})
+        text = "^endpoint with name alive already exists in network bridge$"
+        check(answer, 403, text, is_gantry)
+
+    def test_disconnect(self, latest: Api, is_gantry: bool) -> None:
+        made = latest.post("/containers/create", None, {"Image": "busybox"}).text("Id")
+        answer = latest.post("/networks/host/disconnect", body={"Container": made})
+        text = f"^container {made} is not connected to the network host$"
+        check(answer, (500, 403), text, is_gantry)
+        body: Json = {"Container": "nope", "Force": True}
+        answer = latest.post("/networks/bridge/disconnect", body=body)
+        check(answer, 404, "^endpoint nope not found$", is_gantry)
+
+    def test_the_network_of_one_that_ended_is_still_told(self, latest: Api, alive: str) -> None:
+        network = latest.get("/networks/bridge").text("Id")
+        latest.post(f"/containers/{alive}/stop", {"t": 0}).expect(204)
+        for shown in (
+            latest.get(f"/containers/{alive}/json").obj(),
+            *latest.get("/containers/json", {"all": 1}).array(),
+        ):
+            settings = shown["NetworkSettings"]
+            assert isinstance(settings, dict)
+            networks = settings["Networks"]
+            assert isinstance(networks, dict)
+            bridge = networks["bridge"]
+            assert isinstance(bridge, dict)
+            assert (bridge["NetworkID"], bridge["EndpointID"]) == (network, "")
 
 
 class TestConnections:

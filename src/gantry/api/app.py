@@ -234,8 +234,9 @@ class App:
     # Errors
 
     def _error(self, status: int, message: str) -> Reply:
-        body = None if status == 304 else encode({"message": message}) + b"\n"
-        return Reply(self.head(status), body)
+        if status == 304:
+            return Reply(self.head(status, ""), None)
+        return Reply(self.head(status), encode({"message": message}) + b"\n")
 
     def _bare(self, status: int, message: str) -> Reply:
         head = self._bare_heads.get(status)

@@ -115,9 +115,10 @@ class Call:
         kind = self.request.headers.get("Content-Type", "")
         if not kind and not self.may_have_body():
             return
-        media = kind.partition(";")[0].strip().lower()
-        if not media:
-            raise InvalidParameter(f"malformed Content-Type header ({kind}): mime: no media type")
+        try:
+            media = params.media_type(kind)
+        except ValueError as error:
+            raise InvalidParameter(f"malformed Content-Type header ({kind}): {error}") from None
         if media != JSON:
             raise InvalidParameter(f"unsupported Content-Type header ({kind}): must be '{JSON}'")
 

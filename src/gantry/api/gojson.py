@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UnsetType
 
 from gantry.api.goscan import syntax_error
+from gantry.model.container import Unsigned
 from gantry.model.errors import InvalidParameter
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -25,6 +26,14 @@ Convert = Callable[[Value, str], Value]
 """Checks a value; the second argument is the "Struct.Field.Path" for the error text."""
 
 INT64: Final = (-(1 << 63), (1 << 63) - 1)
+
+STRSLICES: Final = frozenset(
+    (
+        *("CreateRequest.Cmd", "CreateRequest.Entrypoint", "CreateRequest.Shell"),
+        *("HostConfig.HostConfig.CapAdd", "HostConfig.HostConfig.CapDrop"),
+    )
+)
+"""Lists that may also be a single string (moby's strslice, until 1.51)."""
 
 GO_NAMES: Final = {
     "ContainerConfig": "CreateRequest",  # embedded there: Go names the outer struct
@@ -148,7 +157,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, _Field]:
         return known
     table: dict[str, _Field] = {}
     _structs[kind] = table
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for info in msgspec.structs.fields(kind):
         field = _Field(info.name, info.encode_name, _converter(hints[info.name]))
         table[info.encode_name] = field
@@ -158,6 +167,8 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, _Field]:
 
 def go_name(kind: object) -> str:
     """The Go type that Docker's error texts name."""
+    if kind == Unsigned:
+        return "uint64"
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         inner = [arm for arm in typing.get_args(kind) if arm not in (type(None), UnsetType)]
@@ -183,6 +194,8 @@ def _converter(kind: object) -> Convert:
 
 
 def _build(kind: object) -> Convert:
+    if kind == Unsigned:
+        return _unsigned
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         inner = [arm for arm in typing.get_args(kind) if arm not in (type(None), UnsetType)]
@@ -224,12 +237,20 @@ def _integer(value: Value, path: str) -> Value:
     raise UnmarshalError(value, path, "int64")
 
 
+def _unsigned(value: Value, path: str) -> Value:
+    if value.__class__ is int and 0 <= value < 1 << 64:
+        return value
+    if value.__class__ is int or value.__class__ is float:
+        raise _NumberError(value, path, "uint64")
+    raise UnmarshalError(value, path, "uint64")
+
+
 class _NumberError(UnmarshalError):
-    def __init__(self, value: float, path: str) -> None:
+    def __init__(self, value: float, path: str, kind: str = "int64") -> None:
         Exception.__init__(
             self,
             f"json: cannot unmarshal number {value!r} into "
-            f"{'Go struct field ' + path if path else 'Go value'} of type int64",
+            f"{'Go struct field ' + path if path else 'Go value'} of type {kind}",
         )
 
 
@@ -250,7 +271,7 @@ def _zero(kind: object) -> Value:
         return {}
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind()
-    zeros: dict[object, Value] = {str: "", int: 0, bool: False, float: 0.0}
+    zeros: dict[object, Value] = {str: "", int: 0, Unsigned: 0, bool: False, float: 0.0}
     return zeros.get(kind)
 
 
@@ -261,8 +282,8 @@ def _list_of(kind: object, item: object) -> Convert:
 
     def check(value: Value, path: str) -> Value:
         if value.__class__ is not list:
-            if strings and value.__class__ is str:
-                return [value]  # strslice: "sh" for ["sh"] in Cmd, Entrypoint, CapAdd …
+            if strings and value.__class__ is str and path in STRSLICES:
+                return [value]
             raise UnmarshalError(value, path, name)
         return [
             _zero(item) if element is None else convert_item(element, path) for element in value

@@ -65,6 +65,33 @@ def flag(query: Query, name: str, default: bool = False) -> bool:
     return values[0].strip().lower() not in FALSE
 
 
+_token: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
+_parameter: Final = re.compile(
+    r"""\s*;\s*[!#$%&'*+\-.^_`|~0-9A-Za-z]+\s*=\s*("(\\.|[^"\\])*"|[!#$%&'*+\-.^_`|~0-9A-Za-z]+)"""
+)
+
+
+def media_type(header: str) -> str:
+    """The type of a Content-Type header, in lower case. ValueError in the words of Go's mime."""
+    media, _, _ = header.partition(";")
+    media = media.strip().lower()
+    kind, slash, subtype = media.partition("/")
+    if not media:
+        raise ValueError("mime: no media type")
+    if _token.fullmatch(kind) is None or not kind:
+        raise ValueError("mime: unexpected content after media type")
+    if slash and not subtype:
+        raise ValueError("mime: expected token after slash")
+    if _token.fullmatch(subtype) is None:
+        raise ValueError("mime: unexpected content after media subtype")
+    rest = header[header.find(";") :] if ";" in header else ""
+    while found := _parameter.match(rest):
+        rest = rest[found.end() :]
+    if rest.strip() not in ("", ";"):
+        raise ValueError("mime: invalid media parameter")
+    return media
+
+
 def integer(query: Query, name: str) -> int | None:
     """A number as strconv.Atoi reads it, None when absent or empty."""
     value = text(query, name)

@@ -76,13 +76,13 @@ class Archives:
     async def stat(self, name: str, path: str) -> Json:
         """{"name", "size", "mode" (Go's), "mtime", "linkTarget"}. NotFound."""
         container = self._core.table.get(name)
-        return await asyncio.to_thread(self._stat, container, path)
+        return await asyncio.to_thread(self._stat, container, name, path)
 
     def get(self, name: str, path: str) -> AsyncIterator[bytes]:
         """The tar of one file or folder, under its own name."""
         container = self._core.table.get(name)
         self._core.event(container, "archive-path", {"path": path})
-        return outlet(self._read(container, path))
+        return outlet(self._read(container, name, path))
 
     async def put(
         self,
@@ -104,7 +104,7 @@ class Archives:
         feeding.spawn(inlet.feed(body), "body")
         try:
             await asyncio.to_thread(
-                self._write, container, path, inlet, owner, no_overwrite_dir_non_dir
+                self._write, container, name, path, inlet, owner, no_overwrite_dir_non_dir
             )
         finally:
             inlet.close()
@@ -183,11 +183,11 @@ class Archives:
                 extra.append(Mount("bind", source, options, mount.destination))
         return extra
 
-    def _stat(self, container: Container, path: str) -> Json:
+    def _stat(self, container: Container, name: str, path: str) -> Json:
         with ExitStack() as scope:
             tree_ = scope.enter_context(self._tree(container))
-            place = _find(container, tree_, path, scope)
-            info = _lstat(container, place)
+            place = _find(name, tree_, path, scope)
+            info = _lstat(name, place)
             target = ""
             if modes.S_ISLNK(info.st_mode):
                 target = _final_target(tree_, place.path)
@@ -199,17 +199,18 @@ class Archives:
                 "linkTarget": target,
             }
 
-    def _read(self, container: Container, path: str) -> Iterator[bytes]:
+    def _read(self, container: Container, name: str, path: str) -> Iterator[bytes]:
         with ExitStack() as scope:
             tree_ = scope.enter_context(self._tree(container))
-            place = _find(container, tree_, path, scope)
-            _lstat(container, place)
+            place = _find(name, tree_, path, scope)
+            _lstat(name, place)
             shown = place.shown if place.shown != "/" else "."
             yield from resource(place.parent, os.fsencode(place.base), os.fsencode(shown))
 
     def _write(
         self,
         container: Container,
+        name: str,
         path: str,
         inlet: Inlet,
         owner: tuple[int, int] | None,
@@ -220,7 +221,7 @@ class Archives:
             try:
                 held = open_in_root(tree_.root, path)
             except OSError as error:
-                raise _missing(container, path, error) from None
+                raise _missing(name, path, error) from None
             scope.callback(os.close, held)
             if not modes.S_ISDIR(os.fstat(held).st_mode):
                 raise InvalidParameter("extraction point is not a directory")
@@ -289,8 +290,9 @@ class _Reader(TarReader):
             raise ArchiveError(f'cannot overwrite non-directory "/{shown}" with directory')
 
 
-def _find(container: Container, tree_: Tree, path: str, scope: ExitStack) -> Place:
-    """The parent is resolved with all symlinks; the last part is left as it is."""
+def _find(name: str, tree_: Tree, path: str, scope: ExitStack) -> Place:
+    """The parent is resolved with all symlinks; the last part is left as it is. name: the
+    container's, as the client wrote it."""
     absolute = "/" + path.lstrip("/")
     whole = posixpath.normpath(absolute).replace("//", "/")
     if absolute.endswith(("/", "/.")) or whole == "/":
@@ -300,7 +302,7 @@ def _find(container: Container, tree_: Tree, path: str, scope: ExitStack) -> Pla
     try:
         parent = open_in_root(tree_.root, folder, _LOOK)
     except OSError as error:
-        raise _missing(container, path, error) from None
+        raise _missing(name, path, error) from None
     scope.callback(os.close, parent)
     shown = posixpath.basename(whole) or "/"
     if absolute.endswith("/."):
@@ -310,18 +312,18 @@ def _find(container: Container, tree_: Tree, path: str, scope: ExitStack) -> Pla
     return Place(readable, base, shown, whole)
 
 
-def _lstat(container: Container, place: Place) -> os.stat_result:
+def _lstat(name: str, place: Place) -> os.stat_result:
     try:
         return os.stat(place.base, dir_fd=place.parent, follow_symlinks=False)
     except OSError as error:
-        raise _missing(container, place.path, error) from None
+        raise _missing(name, place.path, error) from None
 
 
-def _missing(container: Container, path: str, error: OSError) -> Exception:
+def _missing(name: str, path: str, error: OSError) -> Exception:
     if error.errno in (errno.ENOENT, errno.ELOOP):
-        return NotFound(f"Could not find the file {path} in container {container.id}")
+        return NotFound(f"Could not find the file {path} in container {name}")
     if error.errno == errno.ENOTDIR:
-        return InvalidParameter("not a directory")
+        return InvalidParameter(f"lstat {path}: not a directory")
     return System(f"{path}: {error.strerror}")
 
 

@@ -79,7 +79,7 @@ def parse_moment(text: str, now_ns: int | None = None) -> int:
         seconds = parse_duration(text)
     except ValueError:
         raise InvalidParameter(
-            f'parsing time "{text}" as "2006-01-02T15:04:05": cannot parse "{text}"'
+            f'failed to parse value as time or duration: invalid seconds "{text}": invalid syntax'
         ) from None
     return (time.time_ns() if now_ns is None else now_ns) - int(seconds * 1e9)
 

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from gantry.archive.removal import remove_tree
-from gantry.containers import logconfig, merge, mountspec, names, validate
+from gantry.containers import limits, logconfig, merge, mountspec, names, validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
 from gantry.containers.spec.security import Security
@@ -49,14 +49,15 @@ class Creator:
     async def create(self, request: CreateRequest) -> CreateResponse:
         """The new container's id. Nothing is left behind when it raises."""
         core = self._core
-        warnings = validate.host_config(request.host_config, core.settings)
+        asked, warnings = limits.supported(request.host_config, core.settings.abilities)
+        warnings += validate.host_config(asked, core.settings)
         config = validate.config(request.config)
         image = core.images.resolve(config.image) if config.image else None
         _check_platform(request.platform, image, config.image)
         if image is not None:
             config = validate.config(merge.with_image(config, image.config))
         path, args = merge.command(config)
-        host = self._shared(merge.with_defaults(request.host_config, core.settings, tty=config.tty))
+        host = self._shared(merge.with_defaults(asked, core.settings, tty=config.tty))
         Security.parse(host, core.settings)
         logconfig.check(host.log_config.type, host.log_config.config)
         async with AsyncExitStack() as undo:
@@ -197,10 +198,12 @@ class Creator:
 
     def _check_links(self, host: HostConfig) -> None:
         for link in host.links or ():
+            if link.count(":") > 1:
+                raise InvalidParameter(f"bad format for links: {link}")
             name = link.partition(":")[0]
             try:
                 found = self._core.table.get(name)
-            except NotFound as error:
+            except (NotFound, InvalidParameter) as error:
                 # A 404 here would make clients say that the image is missing.
                 raise InvalidParameter(f"could not get container for {name}: {error}") from error
             if found.record.host_config.network_mode == "host":

@@ -101,7 +101,12 @@ class Execs:
         if not request.cmd:
             raise InvalidParameter("No exec command specified")
         if request.detach_keys:
-            keys.parse(request.detach_keys)
+            try:
+                keys.parse(request.detach_keys)
+            except InvalidParameter:
+                raise InvalidParameter(
+                    f"Invalid escape keys ({request.detach_keys}) provided"
+                ) from None
         for entry in request.env or ():
             if not entry or entry.startswith("="):
                 raise InvalidParameter(f"invalid environment variable: {entry}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from gantry.containers import portspec
 from gantry.containers.core import Core
 from gantry.containers.record import Container
 from gantry.model.errors import GantryError, InvalidParameter
@@ -24,7 +25,6 @@ _ACCEPTED: Final = frozenset(
 )
 _STATES: Final = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _HEALTH: Final = ("none", "starting", "healthy", "unhealthy")
-_PORTS: Final = re.compile(r"(\d+)(?:-(\d+))?(?:/(\w+))?")
 
 
 def select(
@@ -40,7 +40,7 @@ def select(
     for key in filters:
         if key not in _ACCEPTED:
             raise InvalidParameter(f"invalid filter '{key}'")
-    if filters.get("status") or filters.get("exited"):
+    if filters.get("status"):
         everything = True
     containers = _between(core, containers, filters)
     tests = _tests(core, filters, views)
@@ -103,8 +103,8 @@ def _tests(core: Core, filters: Filters, views: Views) -> list[Test]:
             wanted = _ports(key, values[key])
             field = "PublicPort" if key == "publish" else "PrivatePort"
             tests.append(_port_test(wanted, field, views))
-    if "is-task" in values:
-        tests.append(lambda c: any(v.lower() in ("0", "false") for v in values["is-task"]))
+    if truth(filters, "is-task", False):
+        tests.append(lambda c: False)  # no task of a swarm is ever here
     return tests
 
 
@@ -142,6 +142,18 @@ def labelled(labels: Mapping[str, str], wanted: Iterable[str]) -> bool:
         if key not in labels or (equals and labels[key] != value):
             return False
     return True
+
+
+def truth(filters: Filters, key: str, default: bool) -> bool:
+    """A filter that is true or false (moby Args.GetBoolOrDefault). InvalidParameter."""
+    values = filters.get(key)
+    if values is None:
+        return default
+    no, yes = (bool(set(values) & set(words)) for words in (("0", "false"), ("1", "true")))
+    if no == yes:
+        given = f"=[{' '.join(values)}]" if values else ""
+        raise InvalidParameter(f"invalid filter '{key}{given}'")
+    return yes
 
 
 def _health_of(container: Container) -> str:
@@ -183,13 +195,11 @@ def _ports(key: str, texts: Iterable[str]) -> set[tuple[int, str]]:
     for text in texts:
         if ":" in text:
             raise InvalidParameter(f"filter for '{key}' should not contain ':': {text}")
-        match = _PORTS.fullmatch(text)
-        if match is None:
-            raise InvalidParameter(f"error while looking up for {key} {text}: invalid port")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last - first > 65535:
-            raise InvalidParameter(f"error while looking up for {key} {text}: invalid port")
-        found.update((number, match[3] or "tcp") for number in range(first, last + 1))
+        try:
+            first, last, protocol = portspec.span(text)
+        except ValueError as error:
+            raise InvalidParameter(f"error while looking up for {key} {text}: {error}") from None
+        found.update((number, protocol) for number in range(first, last + 1))
     return found
 
 

@@ -24,6 +24,8 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     ),
     "local": frozenset(("max-file", "max-size", "compress")),
 }
+_UNKNOWN: Final = {"local": "unknown log opt '{}' for log driver {}"}
+"""Where a driver says it in other words than the rest."""
 
 
 def size(text: str) -> int:
@@ -43,10 +45,13 @@ def check(driver: str, options: Mapping[str, str]) -> None:
     remote = drivers.OPTIONS.get(driver)
     known = _KNOWN.get(driver) if remote is None else remote | drivers.COMMON | drivers.CACHE
     if known is None:
-        raise InvalidParameter(f"logger: no log driver named '{driver}' is registered")
+        raise InvalidParameter(
+            f'error looking up logging plugin {driver}: plugin "{driver}" not found'
+        )
     for key in options:
         if key not in known and key not in _COMMON:
-            raise InvalidParameter(f"unknown log opt '{key}' for {driver} log driver")
+            template = _UNKNOWN.get(driver, "unknown log opt '{}' for {} log driver")
+            raise InvalidParameter(template.format(key, driver))
     mode = options.get("mode", "")
     if mode not in ("", "blocking", "non-blocking"):
         raise InvalidParameter(f"logger: logging mode not supported: {mode}")
@@ -54,15 +59,22 @@ def check(driver: str, options: Mapping[str, str]) -> None:
         raise InvalidParameter(
             "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
         )
+    try:
+        size(options.get("max-buffer-size", "0"))
+    except ValueError as error:
+        raise InvalidParameter(f"error parsing option max-buffer-size: {error}") from None
     if remote is not None:
         drivers.CHECKS[driver](options)
         options = _cache(options)
     try:
         if "max-size" in options:
             size(options["max-size"])
-        files = int(options.get("max-file", "1"))
     except ValueError as error:
         raise InvalidParameter(str(error)) from None
+    text = options.get("max-file", "1")
+    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+        raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    files = int(text)
     if files < 1:
         raise InvalidParameter("max-file cannot be less than 1")
     compress = options.get("compress", "false").lower()

@@ -51,11 +51,16 @@ def reserve(table: Table, name: str, container_id: str) -> str:
     """Reserve `name`, or one made up when empty; without slash. InvalidParameter, Conflict."""
     if not name:
         return _make_up(table, container_id)
-    if _VALID.fullmatch(name) is None:
-        raise InvalidParameter(f"Invalid container name ({name}), only {CHARS} are allowed")
-    plain = name.removeprefix("/")
+    plain = check(name)
     table.reserve(plain, container_id)
     return plain
+
+
+def check(name: str) -> str:
+    """A name that may be, without slash. InvalidParameter."""
+    if _VALID.fullmatch(name) is None:
+        raise InvalidParameter(f"Invalid container name ({name}), only {CHARS} are allowed")
+    return name.removeprefix("/")
 
 
 def _make_up(table: Table, container_id: str) -> str:

@@ -65,7 +65,8 @@ class Networking:
         except NotFound:
             if not force:
                 raise
-            return
+            self._core.networks.resolve(network)
+            raise NotFound(f"endpoint {container} not found") from None
         async with found.lock:
             await self._attachments.take(found, network, force=force)
             await self._attachments.keep(found)
@@ -87,7 +88,18 @@ class Attachments:
             raise Conflict(SHARED)
         if mode == "host":
             raise InvalidParameter(SHARED)
-        if self.has(found, name):
+        if name == "host":
+            raise InvalidParameter(
+                "cannot connect container to host network - container must be created in host"
+                " network mode"
+            )
+        others = [other for other in found.record.networks if other != name]
+        if others and "none" in (name, *others):
+            raise InvalidParameter(
+                "container cannot be connected to multiple networks with one of the networks in"
+                " private (none) mode"
+            )
+        if _runs(found) and self.has(found, name):
             raise Forbidden(f"endpoint with name {found.name} already exists in network {name}")
         if _runs(found):
             found.live.sandbox = await self._core.networks.join(found.id, network_id, endpoint)
@@ -111,7 +123,7 @@ class Attachments:
             )
         networks = dict(found.record.networks)
         if not self.has(found, name) and name not in networks:
-            raise Forbidden(f"container {found.id} is not connected to network {name}")
+            raise Forbidden(f"container {found.id} is not connected to the network {name}")
         networks.pop(name, None)
         networks.pop(network_id, None)
         if _runs(found):

@@ -46,8 +46,7 @@ class Remover:
             except GantryError as error:
                 container.change(removing=False)
                 raise System(
-                    f'cannot remove container "/{container.name}": could not kill container:'
-                    f" {error}"
+                    f'cannot remove container "{container.name}": could not kill container: {error}'
                 ) from error
         container.change(removing=True)
         async with container.lock:
@@ -61,7 +60,7 @@ class Remover:
         else:
             status = container.state.status
             why = f"container is {status}: stop the container before removing or force remove"
-        raise Conflict(f'cannot remove container "/{container.name}": {why}')
+        raise Conflict(f'cannot remove container "{container.name}": {why}')
 
     async def auto_remove(self, container: Container) -> None:
         """At the end of one with AutoRemove; the lock is held."""
@@ -123,7 +122,8 @@ class Remover:
                     "Renaming a container with the same name as its current name"
                 )
             try:
-                plain = names.reserve(core.table, new_name, container.id)
+                plain = names.check("/" + new_name.removeprefix("/"))
+                core.table.reserve(plain, container.id)
             except Conflict as error:
                 raise Conflict(f"Error when allocating new name: {error}") from None
             except InvalidParameter as error:

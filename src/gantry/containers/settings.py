@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gantry.cgroups.abilities import Abilities
 from gantry.model.container import Ulimit
 from gantry.model.errors import InvalidParameter
 
@@ -46,6 +47,7 @@ class Settings:
     live_restore: bool = False
     shutdown_timeout: int = 15
     recursive_read_only: bool = True
+    abilities: Abilities = field(default_factory=Abilities)
 
     @property
     def containers(self) -> str:

@@ -172,7 +172,16 @@ class Views:
             for name, endpoint in sandbox.endpoints.items():
                 asked = result.get(name, EndpointSettings())
                 result[name] = _endpoint(asked, endpoint)
+        elif container.state.started_at:
+            for name, asked in result.items():
+                result[name] = msgspec.structs.replace(asked, network_id=self._network_id(name))
         return result
+
+    def _network_id(self, name: str) -> str:
+        try:
+            return self._core.networks.resolve(name)[1]
+        except GantryError:
+            return ""  # it is gone
 
     def _ports(self, container: Container) -> Json:
         sandbox = container.live.sandbox

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Final
 
 from gantry.model.errors import InvalidParameter
 
+_NUMBER: Final = re.compile(r"[+-]?\d+", re.ASCII)
 _NAMES: Final = {
     **{item.name.removeprefix("SIG"): int(item) for item in signal.Signals},
     "CLD": int(signal.SIGCHLD),
@@ -22,11 +24,13 @@ _NAMES: Final = {
 
 def parse_signal(text: str) -> int:
     """A number or a name with or without SIG. InvalidParameter `invalid signal: x`."""
-    if text.isascii() and text.isdigit():
+    if _NUMBER.fullmatch(text):
         number = int(text)
+        if number == 0:
+            raise InvalidParameter(f"invalid signal: {text}")
         if 1 <= number <= 64:
             return number
-        raise InvalidParameter(f"invalid signal: {text}")
+        raise InvalidParameter(f"the linux daemon does not support signal {number}")
     found = _NAMES.get(text.upper().removeprefix("SIG"))
     if found is None:
         raise InvalidParameter(f"invalid signal: {text}")

@@ -63,10 +63,12 @@ class Table:
         found = self._by_id.get(name)
         if found is not None:
             return found
+        if not name:
+            raise InvalidParameter('invalid name or ID supplied: ""')
         owner = self._names.get(name.removeprefix("/"))
         if owner is not None and owner in self._by_id:
             return self._by_id[owner]
-        matches = [c for i, c in self._by_id.items() if i.startswith(name)] if name else []
+        matches = [c for i, c in self._by_id.items() if i.startswith(name)]
         if len(matches) > 1:
             raise InvalidParameter(f"Multiple IDs found with provided prefix: {name}")
         if not matches:

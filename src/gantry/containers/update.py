@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from gantry.containers import validate
+from gantry.containers import limits, validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.networking import Attachments
 from gantry.containers.record import Container, Record
@@ -54,8 +54,8 @@ class Updater:
                     f"Cannot update container {container.id}: container is marked for removal"
                     ' and cannot be "update"'
                 )
-            host, asked = self._merged(container, request)
-            warnings = validate.resources(asked, update=True)
+            host, asked, warnings = self._merged(container, request)
+            warnings += validate.resources(asked, update=True)
             if request.port_bindings is not None:
                 host = replace(host, port_bindings=request.port_bindings)
             async with AsyncExitStack() as undo:
@@ -114,8 +114,8 @@ class Updater:
 
     def _merged(
         self, container: Container, request: UpdateRequest
-    ) -> tuple[HostConfig, HostConfig]:
-        """(the new configuration, what was asked for alone)."""
+    ) -> tuple[HostConfig, HostConfig, list[str]]:
+        """(the new configuration, what was asked for alone, warnings)."""
         present = container.record.host_config
         given = {
             key: value
@@ -126,7 +126,12 @@ class Updater:
             asked = msgspec.convert(given, HostConfig, strict=True)
         except msgspec.ValidationError as error:
             raise InvalidParameter(str(error)) from None
-        changes: dict[str, Any] = {_FIELDS[key]: getattr(asked, _FIELDS[key]) for key in given}
+        known, warnings = limits.supported(asked, self._core.settings.abilities)
+        changes: dict[str, Any] = {
+            _FIELDS[key]: getattr(asked, _FIELDS[key])
+            for key in given
+            if getattr(known, _FIELDS[key]) == getattr(asked, _FIELDS[key])
+        }
         _check_cpus(present, changes, container)
         _swap(present, changes, container)
         policy = request.restart_policy
@@ -138,7 +143,7 @@ class Updater:
                 )
             validate.restart_policy(policy)
             changes["restart_policy"] = policy
-        return replace(present, **changes) if changes else present, asked
+        return replace(present, **changes) if changes else present, known, warnings
 
 
 def _check_cpus(present: HostConfig, changes: dict[str, Any], container: Container) -> None:

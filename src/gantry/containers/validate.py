@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from gantry.containers import mountspec
+from gantry.containers import mountspec, portspec
 from gantry.containers.settings import Settings
 from gantry.containers.signals import parse_signal
 from gantry.containers.spec import capabilities, devices
@@ -31,12 +31,8 @@ from gantry.model.container import (
 from gantry.model.errors import InvalidParameter
 
 MIN_MEMORY: Final = 6 << 20
-_PORT: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
-_RANGE: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-_LOG_DRIVERS: Final = (
-    *("json-file", "local", "none", "syslog", "journald", "gelf", "fluentd"),
-    *("awslogs", "splunk", "gcplogs"),
-)
+MAX_CPU: Final = 8192
+_SPAN: Final = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 
 
 def config(value: ContainerConfig) -> ContainerConfig:
@@ -57,6 +53,8 @@ def config(value: ContainerConfig) -> ContainerConfig:
             raise InvalidParameter(f"invalid environment variable: {entry}")
     if value.healthcheck is not UNSET and value.healthcheck is not None:
         _health(value.healthcheck)
+    for port in value.exposed_ports if value.exposed_ports else ():
+        _port(port)
     for target in value.volumes or ():
         if ":" in target or mountspec.clean(target) == "/" or not target:
             raise InvalidParameter(f"invalid volume specification: '{target}'")
@@ -114,10 +112,6 @@ def host_config(host: HostConfig, settings: Settings) -> list[str]:
         settings.runtime(host.runtime)
     devices.check_rules(host.device_cgroup_rules)
     devices.check_requests(host.device_requests)
-    if host.log_config.type and host.log_config.type not in _LOG_DRIVERS:
-        raise InvalidParameter(
-            f"logger: no log driver named '{host.log_config.type}' is registered"
-        )
     _ulimits(host)
     _sysctls(host)
     return warnings
@@ -145,26 +139,27 @@ def _extra_host(entry: str) -> None:
 def ports(bindings: PortMap | None) -> None:
     """InvalidParameter for what is no port."""
     for port, pairs in (bindings or {}).items():
-        match = _PORT.fullmatch(port)
-        number = port.partition("/")[0]
-        if match is None and not number.isdecimal():
-            raise InvalidParameter(f"invalid JSON: invalid port '{number}': invalid syntax")
-        if number.isdecimal() and int(number) > 65535:
-            raise InvalidParameter(f"invalid JSON: invalid port '{number}': value out of range")
-        if match is None or not 0 < int(match[1]) < 65536:
+        if _port(port) == 0:
             raise InvalidParameter(f'invalid port specification: "{port}"')
         for pair in pairs or ():
-            text = pair.host_port
-            found = _RANGE.fullmatch(text) if text else None
-            if text and (found is None or int(found[1]) > 65535 or int(found[2] or 0) > 65535):
-                raise InvalidParameter(f'invalid port specification: "{text}"')
+            try:
+                if pair.host_port:
+                    portspec.span(pair.host_port)
+            except ValueError:
+                raise InvalidParameter(f'invalid port specification: "{pair.host_port}"') from None
             if pair.host_ip:
-                try:
-                    ipaddress.ip_address(pair.host_ip)
-                except ValueError:
-                    raise InvalidParameter(
-                        f"invalid IP address in port mapping: {pair.host_ip}"
-                    ) from None
+                _address(pair.host_ip)
+
+
+def _port(text: str) -> int:
+    """The number of a container's port. InvalidParameter with the text of Go's decoder."""
+    number, slash, protocol = text.partition("/")
+    if slash and protocol.lower() not in portspec.PROTOCOLS:
+        raise InvalidParameter(f'invalid port specification: "{text}"')
+    try:
+        return portspec.number(number)
+    except ValueError as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from None
 
 
 def restart_policy(policy: RestartPolicy) -> None:
@@ -303,26 +298,27 @@ def _cpu(host: HostConfig, warnings: list[str]) -> None:
     ):
         if not text:
             continue
-        wanted = _set(text)
-        if wanted is None:
-            raise InvalidParameter(f"Invalid value {text} for cpuset {field}")
+        try:
+            wanted = _set(text)
+        except ValueError as error:
+            raise InvalidParameter(f"Invalid value {text} for cpuset {field}: {error}") from None
         available = online("cpu" if field == "cpus" else "node")
-        if available and not wanted <= (_set(available) or set()):
+        if available and not wanted <= _set(available):
             raise InvalidParameter(
                 f"Requested {what} are not available - requested {text}, available: {available}"
             )
 
 
-def _set(text: str) -> set[int] | None:
-    """A list as of cpuset(7) ("0-2,5"), None when it is none."""
+def _set(text: str) -> set[int]:
+    """A list as of cpuset(7) ("0-2,5"). ValueError in the words of moby pkg/sysinfo."""
     result: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part)
-        if match is None:
-            return None
-        first, last = int(match[1]), int(match[2] or match[1])
+        match = _SPAN.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            return None
+            raise ValueError(f"invalid format: {text}")
+        if last > MAX_CPU:
+            raise ValueError(f"value of out range, maximum is {MAX_CPU}")
         result.update(range(first, last + 1))
     return result
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 
-from gantry.cgroups import layout
+from gantry.cgroups import abilities, layout
 from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
 from gantry.daemon.options import Options
 from gantry.model.container import Ulimit
@@ -51,6 +51,7 @@ def container_settings(options: Options) -> Settings:
         no_new_privileges=options.flag("no-new-privileges"),
         live_restore=options.flag("live-restore"),
         shutdown_timeout=options.number("shutdown-timeout"),
+        abilities=abilities.detect(),
     )
     settings.runtime(default_runtime)
     return settings

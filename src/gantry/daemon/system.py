@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import gantry
 from gantry.api.backend import Filters, Json
+from gantry.cgroups import abilities
 from gantry.daemon.options import Options
 
 MIN_API: Final = "1.24"
@@ -121,7 +122,7 @@ class System:
     def info(self) -> Json:
         facts, options = self._facts, self._options
         counts = self._counts.counts()
-        controllers = _controllers(facts.cgroup_version)
+        can = abilities.detect()
         name, version = _operating_system()
         return {
             "ID": facts.engine_id,
@@ -139,17 +140,17 @@ class System:
                 "Authorization": None,
                 "Log": ["fluentd", "gelf", "journald", "json-file", "local", "syslog"],
             },
-            "MemoryLimit": "memory" in controllers,
-            "SwapLimit": _swap_limit(facts.cgroup_version),
-            "CpuCfsPeriod": "cpu" in controllers,
-            "CpuCfsQuota": "cpu" in controllers,
-            "CPUShares": "cpu" in controllers,
-            "CPUSet": "cpuset" in controllers,
-            "PidsLimit": "pids" in controllers,
+            "MemoryLimit": can.memory,
+            "SwapLimit": can.swap,
+            "CpuCfsPeriod": can.quota,
+            "CpuCfsQuota": can.quota,
+            "CPUShares": can.shares,
+            "CPUSet": can.cpuset,
+            "PidsLimit": can.pids,
             "IPv4Forwarding": _is_on("/proc/sys/net/ipv4/ip_forward"),
             "Debug": options.flag("debug"),
             "NFd": len(os.listdir("/proc/self/fd")),
-            "OomKillDisable": facts.cgroup_version == 1,
+            "OomKillDisable": can.oom_kill_disable,
             "NGoroutines": len(asyncio.all_tasks()) + len(os.listdir("/proc/self/task")),
             "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "LoggingDriver": options.text("log-driver"),
@@ -198,7 +199,7 @@ class System:
                 if isinstance(pool, dict)
             ],
             "CDISpecDirs": _cdi_folders(options),
-            "Warnings": [*_exposed(options), *_warnings(controllers)] or None,
+            "Warnings": [*_exposed(options), *_warnings(can, facts.cgroup_version)] or None,
         }
 
     def events(self, *, since: str, until: str, filters: Filters) -> AsyncIterator[Json]:
@@ -237,29 +238,6 @@ def _operating_system() -> tuple[str, str]:
     return fields.get("PRETTY_NAME", "Linux"), fields.get("VERSION_ID", "")
 
 
-def _controllers(version: int) -> set[str]:
-    if version == 2:
-        try:
-            with open("/sys/fs/cgroup/cgroup.controllers", encoding="ascii") as file:
-                return set(file.read().split())
-        except OSError:
-            return set()
-    found = set()
-    with open("/proc/cgroups", encoding="ascii") as file:
-        for line in file:
-            if not line.startswith("#"):
-                name, hierarchy, *_ = line.split()
-                if hierarchy != "0":
-                    found.add(name)
-    return found
-
-
-def _swap_limit(version: int) -> bool:
-    if version == 2:
-        return True
-    return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
-
-
 def _is_on(path: str) -> bool:
     try:
         with open(path, encoding="ascii") as file:
@@ -291,14 +269,16 @@ def _exposed(options: Options) -> list[str]:
     return found
 
 
-def _warnings(controllers: set[str]) -> list[str]:
-    return [
-        f"WARNING: No {name} support"
-        for controller, name in (
-            ("memory", "memory limit"),
-            ("cpu", "cpu cfs quota"),
-            ("cpuset", "cpuset"),
-            ("pids", "pids limit"),
-        )
-        if controller not in controllers
+def _warnings(can: abilities.Abilities, version: int) -> list[str]:
+    """What cannot be limited here (moby daemon/info_unix.go)."""
+    known = [
+        (can.memory, "memory limit"),
+        (can.swap, "swap limit"),
+        (can.oom_kill_disable or version == 2, "oom kill disable"),
+        (can.quota, "cpu cfs quota"),
+        (can.quota, "cpu cfs period"),
+        (can.shares, "cpu shares"),
+        (can.cpuset, "cpuset"),
+        (can.pids, "pids limit"),
     ]
+    return [f"WARNING: No {name} support" for there, name in known if not there]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gantry.events.bus import Event, Matches
-from gantry.model.errors import InvalidParameter
 
 _OBJECTS: Final = (
     *("container", "daemon", "plugin", "network", "node"),
@@ -16,13 +15,10 @@ ACCEPTED: Final = frozenset((*_OBJECTS, "event", "image", "label", "scope", "typ
 
 
 def compile_filters(filters: Mapping[str, Sequence[str]]) -> Matches:
-    """A predicate. InvalidParameter for an unknown filter."""
-    for key in filters:
-        if key not in ACCEPTED:
-            raise InvalidParameter(f"invalid filter '{key}'")
-    if not filters:
+    """A predicate. Unknown filters are passed over, as moby does."""
+    wanted = {key: list(values) for key, values in filters.items() if key in ACCEPTED}
+    if not wanted:
         return lambda event: True
-    wanted = {key: list(values) for key, values in filters.items()}
 
     def matches(event: Event) -> bool:
         return all(_match(key, values, event) for key, values in wanted.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -27,6 +28,7 @@ _KINDS: Final = ("tcp", "tls", "unix")
 _TRUE: Final = ("1", "t", "T", "true", "TRUE", "True")
 _BOOLEANS: Final = (*_TRUE, "0", "f", "F", "false", "FALSE", "False")
 _ACK: Final = 30.0
+_LIMIT: Final = re.compile(r"\d+(\.\d+)?\s*([kmgtp]i?)?b?", re.IGNORECASE)
 
 
 def check(options: Mapping[str, str]) -> None:
@@ -43,6 +45,9 @@ def check(options: Mapping[str, str]) -> None:
     retries = options.get("fluentd-max-retries", "")
     if retries and not retries.isdigit():
         raise InvalidParameter(f'strconv.ParseUint: parsing "{retries}": invalid syntax')
+    limit = options.get("fluentd-buffer-limit", "")
+    if limit and not _LIMIT.fullmatch(limit):
+        raise InvalidParameter(f"invalid size: '{limit}'")
     _address(options)
 
 

@@ -8,12 +8,13 @@ Sizes are bytes, times are nanoseconds where Docker's are (healthcheck, NanoCpus
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
 StrMap = dict[str, str]
+Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -97,12 +98,12 @@ class DeviceRequest(Wire, frozen=True, kw_only=True):
 
 class WeightDevice(Wire, frozen=True, kw_only=True):
     path: str = ""
-    weight: int = 0
+    weight: Unsigned = 0
 
 
 class ThrottleDevice(Wire, frozen=True, kw_only=True):
     path: str = ""
-    rate: int = 0
+    rate: Unsigned = 0
 
 
 class Ulimit(Wire, frozen=True, kw_only=True):
@@ -167,7 +168,7 @@ class HostConfig(Wire, frozen=True, kw_only=True):
     auto_remove: bool = False
     volume_driver: str = ""
     volumes_from: list[str] | None = None
-    console_size: list[int] = field(default_factory=lambda: [0, 0])
+    console_size: list[Unsigned] = field(default_factory=lambda: [0, 0])
     annotations: StrMap | UnsetType = UNSET
     cap_add: list[str] | None = None
     cap_drop: list[str] | None = None
@@ -199,7 +200,7 @@ class HostConfig(Wire, frozen=True, kw_only=True):
     memory: int = 0
     nano_cpus: int = 0
     cgroup_parent: str = ""
-    blkio_weight: int = 0
+    blkio_weight: Unsigned = 0
     blkio_weight_device: list[WeightDevice] | None = None
     blkio_device_read_bps: list[ThrottleDevice] | None = None
     blkio_device_write_bps: list[ThrottleDevice] | None = None
@@ -349,7 +350,7 @@ class ExecCreate(Wire, frozen=True, kw_only=True):
     user: str = ""
     privileged: bool = False
     tty: bool = False
-    console_size: list[int] | None = None
+    console_size: list[Unsigned] | None = None
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False

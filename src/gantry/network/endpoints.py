@@ -106,7 +106,10 @@ def check(record: NetworkRecord, config: EndpointConfig) -> None:
     if ifname and (len(ifname) > 15 or not re.fullmatch(r"[^\s/:]+", ifname) or ifname == "lo"):
         wrong.append(f"invalid interface name: {ifname}")
     if wrong:
-        raise InvalidParameter("invalid endpoint settings:\n" + "\n".join(wrong))
+        bullet = "* " if len(wrong) > 1 else ""
+        raise InvalidParameter(
+            "invalid endpoint settings:\n" + "\n".join(bullet + each for each in wrong)
+        )
 
 
 def _is_address(text: str, version: int) -> bool:

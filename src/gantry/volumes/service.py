@@ -164,8 +164,7 @@ class Volumes:
         for key in filters:
             if key not in _LIST_FILTERS:
                 raise InvalidParameter(f"invalid filter '{key}'")
-        for text in filters.get("dangling", ()):
-            _truth(text)
+        _truth(filters, "dangling")
         rows = [self._view(v) for v in self._sorted() if self._listed(v, filters)]
         return {"Volumes": rows, "Warnings": None}
 
@@ -321,11 +320,9 @@ class Volumes:
         return sorted(self._volumes.values(), key=lambda v: v.name)
 
     def _listed(self, volume: Volume, filters: Filters) -> bool:
-        dangling = filters.get("dangling")
-        if dangling:
-            wanted = {_truth(v) for v in dangling}
-            if bool(volume.holders) in wanted:
-                return False
+        dangling = _truth(filters, "dangling")
+        if dangling is not None and bool(volume.holders) == dangling:
+            return False
         names = filters.get("name")
         if names and not any(name in volume.name for name in names):
             return False
@@ -382,8 +379,13 @@ def disk_usage(path: str) -> int:
     return total
 
 
-def _truth(text: str) -> bool:
-    """The value of a boolean filter. InvalidParameter."""
-    if text.lower() not in ("1", "true", "0", "false"):
-        raise InvalidParameter(f"invalid filter 'dangling=[{text}]'")
-    return text.lower() in ("1", "true")
+def _truth(filters: Filters, key: str) -> bool | None:
+    """A boolean filter, None without it (moby Args.GetBoolOrDefault). InvalidParameter."""
+    values = filters.get(key)
+    if values is None:
+        return None
+    no, yes = (bool(set(values) & set(words)) for words in (("0", "false"), ("1", "true")))
+    if no == yes:
+        given = f"=[{' '.join(values)}]" if values else ""
+        raise InvalidParameter(f"invalid filter '{key}{given}'")
+    return yes

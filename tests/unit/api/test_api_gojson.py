@@ -137,7 +137,18 @@ def test_null_inside_lists_and_maps_is_the_zero_value() -> None:
 
 
 def test_a_string_is_a_command_of_one_word() -> None:
-    assert gojson.decode(b'{"Cmd":"sh"}', ExecCreate).cmd == ["sh"]
+    assert gojson.decode(b'{"Cmd":"sh"}', ContainerConfig).cmd == ["sh"]
+    with pytest.raises(InvalidParameter, match=r"cannot unmarshal string into .*Env of type"):
+        gojson.decode(b'{"Env":"A=b"}', ContainerConfig)
+
+
+def test_unsigned_numbers() -> None:
+    body = b'{"BlkioWeightDevice":[{"Path":"/x","Weight":%d}]}'
+    found = gojson.decode(body % 10, HostConfig).blkio_weight_device
+    assert found is not None
+    assert found[0].weight == 10
+    with pytest.raises(InvalidParameter, match=r"number -1 into .*Weight of type uint64"):
+        gojson.decode(body % -1, HostConfig)
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:

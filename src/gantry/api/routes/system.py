@@ -20,6 +20,17 @@ STREAM_TYPES: Final = ("application/jsonl", "application/x-ndjson", "application
 USAGE_TYPES: Final = ("container", "image", "volume", "build-cache")
 
 
+class _Credentials(msgspec.Struct, rename="lower", frozen=True):
+    """moby api/types/registry AuthConfig."""
+
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    server_address: str = msgspec.field(default="", name="serveraddress")
+    identity_token: str = msgspec.field(default="", name="identitytoken")
+    registry_token: str = msgspec.field(default="", name="registrytoken")
+
+
 async def ping(call: Call) -> Sendable:
     """GET and HEAD /_ping."""
     extra = (
@@ -102,10 +113,13 @@ async def disk_usage(call: Call) -> Sendable:
 async def auth(call: Call) -> Sendable:
     """POST /auth: check credentials with a registry."""
     try:
-        credentials = gojson.parse(await call.body())
+        body = await call.body()
+        if not body.strip():
+            raise InvalidParameter("invalid JSON: EOF")
+        credentials = gojson.canonical(gojson.parse(body), _Credentials)
     except InvalidParameter as error:
         raise InvalidParameter(f"invalid X-Registry-Auth header: {error}")
-    who = params.with_agent(credentials or {}, call.request.headers)
+    who = params.with_agent(credentials, call.request.headers)
     return call.json(await call.backends.system.auth(who))
 
 
