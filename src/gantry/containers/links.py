@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from gantry.containers import netfiles
 from gantry.containers.core import Core, encode_record
-from gantry.containers.networking import write_files
 from gantry.containers.record import Container, Record
 from gantry.containers.table import parse_link as parse
 from gantry.model.errors import InvalidParameter, NotFound
@@ -79,4 +79,4 @@ async def _follow(core: Core, container: Container, links: Sequence[str]) -> Non
     """While it runs: its hosts file, and what the packet filter lets through."""
     sandbox = await core.networks.relink(container.id, links)
     if sandbox is not None:
-        write_files(core, container.id, sandbox)
+        netfiles.refresh(core.folder(container.id), sandbox)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from gantry.containers import netfiles
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container
 from gantry.containers.sandbox import endpoint_config
 from gantry.model.container import EndpointSettings
 from gantry.model.errors import Conflict, Forbidden, GantryError, InvalidParameter, NotFound
-from gantry.model.network import Sandbox
 
 Json = dict[str, Any]
 Filters = Any
@@ -151,18 +150,9 @@ class Attachments:
         """The files in the container follow; what must be found again after a restart too."""
         sandbox = container.live.sandbox
         assert sandbox is not None
-        write_files(self._core, container.id, sandbox)
+        netfiles.refresh(self._core.folder(container.id), sandbox)
         container.change(network=sandbox.state)
         self._core.note(container)
-
-
-def write_files(core: Core, container_id: str, sandbox: Sandbox) -> None:
-    """A running container's hosts and resolv.conf, in place."""
-    folder = core.folder(container_id)
-    for name, content in (("hosts", sandbox.hosts), ("resolv.conf", sandbox.resolv_conf)):
-        if content:
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(content)
 
 
 def _runs(container: Container) -> bool:

@@ -102,7 +102,10 @@ def _look(root: int, path: str, parent: str) -> object:
         name = f"/proc/self/fd/{held}"
         if "trusted.overlay.metacopy" in os.listxattr(name):
             raise Unsure
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        # Not waiting: a process of the container can hold a lease on it (fcntl(2)).
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except BlockingIOError:
+        raise Unsure from None
     finally:
         os.close(held)
     with open(fd, "rb") as file:

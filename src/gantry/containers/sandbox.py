@@ -14,6 +14,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from gantry.containers import netfiles
 from gantry.containers.core import Core
 from gantry.containers.record import Container, MountRecord
 from gantry.containers.spec.build import Bind
@@ -174,10 +175,7 @@ def _files(
     folder = core.folder(network_of.id)
     if network_of is container:
         try:
-            os.makedirs(folder, 0o710, exist_ok=True)
-            _write(f"{folder}/hostname", f"{found.hostname}\n".encode())
-            _write(f"{folder}/hosts", sandbox.hosts)
-            _write(f"{folder}/resolv.conf", sandbox.resolv_conf)
+            netfiles.prepare(folder, found.hostname, sandbox)
         except OSError as error:
             raise System(f"cannot write the network files in {folder}: {error}") from error
     return {
@@ -185,15 +183,6 @@ def _files(
         "/etc/hostname": f"{folder}/hostname",
         "/etc/hosts": f"{folder}/hosts",
     }
-
-
-def _write(path: str, content: bytes) -> None:
-    """In place: a container that shares the file has this very inode mounted."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, content)
-    finally:
-        os.close(fd)
 
 
 def _shm(core: Core, container: Container, undo: AsyncExitStack) -> str:

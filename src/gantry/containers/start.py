@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
-from gantry.containers import logconfig
+from gantry.containers import logconfig, netfiles
 from gantry.containers import sandbox as surroundings
 from gantry.containers.core import Core
 from gantry.containers.identity import Identities
-from gantry.containers.networking import write_files
 from gantry.containers.record import Container, PendingAttach
 from gantry.containers.spec.build import Start, build
 from gantry.containers.tasks import Task
@@ -134,10 +133,7 @@ class Starter:
         if container.record.host_config.network_mode not in ("", "default", "bridge"):
             return
         for other, sandbox in (await self._core.networks.linking(container.id)).items():
-            try:
-                write_files(self._core, other, sandbox)
-            except OSError as error:
-                _log.warning("hosts file of container %s: %s", other[:12], error)
+            netfiles.refresh(self._core.folder(other), sandbox)
 
     def _note_failure(self, container: Container, error: Exception) -> None:
         code = error.exit_code if isinstance(error, StartFailed) else 128
