@@ -23,6 +23,7 @@ from functools import partial
 from typing import Protocol
 
 from gantry.ipc.owner import TaskOwner
+from gantry.kernel.datagrams import Datagrams
 from gantry.network import dnswire, redirect
 from gantry.network.dnswire import Question
 from gantry.network.names import Names, pointed_at
@@ -30,8 +31,11 @@ from gantry.network.netns import Namespaces
 from gantry.network.resolution import EMBEDDED_DNS, Upstream
 from gantry.network.upstream import Forwarder
 
-_BURST = 64  # questions of one sandbox that are answered before others' turn
-_CACHE = 1000
+_BATCH = 64  # questions that are read and answered at once
+_BATCHES = 4  # of one sandbox, before others' turn
+_DATAGRAM = 2048
+_CACHE = 256
+_CACHED_QUESTION = 300  # bytes: longer ones are no resolver's
 _TCP_IDLE = 10.0
 _TCP_CONNECTIONS = 100
 
@@ -110,14 +114,18 @@ class Server:
         self.view = view
         self._cache.clear()
 
-    def answer(self, query: bytes) -> bytes | None:
-        """The answer that we know, None when others are to be asked."""
-        view = self.view
-        stamp = view.stamp()
+    def known(self) -> dict[bytes, bytes]:
+        """Answers that still hold, without their identity, by questions without theirs."""
+        stamp = self.view.stamp()
         if stamp != self._stamp:
             self._cache.clear()
             self._stamp = stamp
-        kept = self._cache.get(query[2:])
+        return self._cache
+
+    def answer(self, query: bytes) -> bytes | None:
+        """The answer that we know, None when others are to be asked."""
+        cache, view = self.known(), self.view
+        kept = cache.get(query[2:])
         if kept is not None:
             return query[:2] + kept
         found = dnswire.question(query)
@@ -129,8 +137,10 @@ class Server:
             if not (bare and view.ndots):
                 return None
         answer = dnswire.reply(query, found, records)
-        if len(records) <= 1 and len(self._cache) < _CACHE:
-            self._cache[bytes(query[2:])] = answer[2:]
+        if len(records) <= 1 and len(query) <= _CACHED_QUESTION:
+            if len(cache) >= _CACHE:
+                cache.clear()
+            cache[query[2:]] = answer[2:]
         return answer
 
     def _own(self, found: Question) -> tuple[list[bytes], bool]:
@@ -165,6 +175,7 @@ class DnsServers:
         self._owner = owner
         self._make_forwarder = forwarder
         self._forwarder: Forwarder | None = None
+        self._batch: Datagrams | None = None
 
     async def open(self, netns_fd: int, view: View, port: int = 0) -> Server:
         """Listen in a sandbox. port: the one of before a restart, 0 for any."""
@@ -192,21 +203,31 @@ class DnsServers:
         await self._namespaces.run(partial(self._namespaces.inside, server.fd, redirect.remove))
 
     def _readable(self, server: Server) -> None:
-        receive, send = server.udp.recvfrom, server.udp.sendto
-        for _ in range(_BURST):
-            try:
-                query, client = receive(4096)
-            except OSError:
-                return
+        if self._batch is None:
+            self._batch = Datagrams(_BATCH, _DATAGRAM)
+        with contextlib.suppress(OSError):
+            for _ in range(_BATCHES):
+                count = self._batch.receive(server.udp.fileno())
+                if not count:
+                    return
+                self._answer_batch(server, self._batch, count)
+
+    def _answer_batch(self, server: Server, batch: Datagrams, count: int) -> None:
+        """What we know is answered together; for the others' questions others are asked."""
+        for n in batch.reply_known(count, server.known()):
+            query = batch.get(n)
             if len(query) < 12:
                 continue
             answer = server.answer(query)
             if answer is None:
                 with contextlib.suppress(RuntimeError):  # closing down
-                    self._owner.spawn(self._ask_others(server, query, client), "dns")
-                continue
-            with contextlib.suppress(OSError):
-                send(answer, client)
+                    self._owner.spawn(self._ask_others(server, query, batch.sender(n)), "dns")
+            elif len(answer) <= _DATAGRAM:
+                batch.reply(n, answer)
+            else:
+                with contextlib.suppress(OSError):
+                    server.udp.sendto(answer, batch.sender(n))
+        batch.send(server.udp.fileno())
 
     async def _ask_others(self, server: Server, query: bytes, client: tuple[str, int]) -> None:
         answer = await self._forward(server, query, tcp=False)
