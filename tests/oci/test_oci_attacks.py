@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -93,12 +94,20 @@ def test_a_destination_that_is_swapped_for_a_link_2021_30465(
     (volume / "fake").symlink_to(f"/../../../../../../../../..{outside}")
     (volume / "fake-up").symlink_to("../../../../../../../../../../.." + str(outside))
     stop = threading.Event()
+    swaps = 0
 
     def swap() -> None:
+        nonlocal swaps
         names = ["real", "fake", "fake-up"]
         while not stop.is_set():
             for name in names:
-                os.rename(volume / name, volume / "d")
+                try:
+                    os.rename(volume / name, volume / "d")
+                except OSError:
+                    # The runtime has made one, in the moment when there was none.
+                    shutil.rmtree(volume / "d", ignore_errors=True)
+                    continue
+                swaps += 1
                 time.sleep(0.0001)
                 os.rename(volume / "d", volume / name)
 
@@ -117,8 +126,11 @@ def test_a_destination_that_is_swapped_for_a_link_2021_30465(
                     assert fields[4].startswith("/"), line
             assert list((outside / "x").iterdir()) == []
     finally:
+        alive = thread.is_alive()
         stop.set()
         thread.join()
+    assert alive, "the attacker gave up"
+    assert swaps > 100
 
 
 def test_dev_null_that_is_a_link_2025_31133(runtime: Runtime, bundle: Bundle) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import Final
 
 from gantry.kernel.syscalls import (
@@ -84,9 +85,10 @@ def ensure_file(root: int, path: str, mode: int = 0o755) -> int:
         try:
             target = _link_at(parent, name)
             if target is None:
-                os.close(
-                    os.open(name, os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent)
-                )
+                # Only made, never opened: who writes there too may put a fifo or a device there.
+                flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with suppress(FileExistsError):
+                    os.close(os.open(name, flags, 0o644, dir_fd=parent))
                 return openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH)
         finally:
             os.close(parent)

@@ -53,11 +53,18 @@ def _node(parent: int, name: str, device: DevicePlan) -> None:
         os.mknod(name, device.mode, device.device, dir_fd=parent)
     except FileExistsError:
         # The image brought one: good when it is the same node, otherwise the bind's case.
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        same = stat.S_IFMT(status.st_mode) == stat.S_IFMT(device.mode)
-        if not same or status.st_rdev != device.device:
-            raise RuntimeFailure(f'device "{device.path}" exists in the rootfs and is another file')
-        os.chmod(name, stat.S_IMODE(device.mode), dir_fd=parent)
+        # Held: where another container writes (a volume), it could become a symlink to anything.
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            status = os.fstat(held)
+            same = stat.S_IFMT(status.st_mode) == stat.S_IFMT(device.mode)
+            if not same or status.st_rdev != device.device:
+                raise RuntimeFailure(
+                    f'device "{device.path}" exists in the rootfs and is another file'
+                )
+            os.chmod(f"/proc/self/fd/{held}", stat.S_IMODE(device.mode))
+        finally:
+            os.close(held)
     # The umask is 0 here, so the mode is exact; ids need a call only when not root's.
     if device.uid or device.gid:
         os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
