@@ -237,7 +237,7 @@ class _Applier:
         if (entry.uid, entry.gid) != self._own:
             os.chown(base, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
         if entry.type != header.SYMLINK and entry.mode & (self._masked | 0o6000):
-            os.chmod(b"/proc/self/fd/%d/%s" % (at, base), entry.mode)
+            _chmod_node(at, base, entry.mode)
         for key, value in entry.xattrs.items():
             _set_xattr(b"/proc/self/fd/%d/%s" % (at, base), key, value)
         mtime = entry.mtime_ns
@@ -510,6 +510,17 @@ def _write_sparse(fd: int, entry: Entry, reader: TarReader) -> None:
             position += done
             piece = piece[done:]
     os.ftruncate(fd, entry.real_size)
+
+
+def _chmod_node(at: int, base: bytes, mode: int) -> None:
+    """chmod(2) of a node that was just made, or of nothing: a process of the container may
+    have put a symlink in its place, which chmod by name would follow, out of here."""
+    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        if not stat.S_ISLNK(os.fstat(fd).st_mode):
+            os.chmod(b"/proc/self/fd/%d" % fd, mode)
+    finally:
+        os.close(fd)
 
 
 def _set_xattr(target: int | bytes, key: bytes, value: bytes) -> None:

@@ -18,7 +18,6 @@ from gantry.archive.header import BLOCK, Entry
 from gantry.model.snapshot import Flavour
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE: Final = 1 << 20
 _END: Final = b"\0" * (2 * BLOCK)
 _GATHER: Final = 256 << 10
@@ -101,9 +100,9 @@ class _Writer:
         for name in sorted(os.fsencode(item) for item in os.listdir(at)):
             try:
                 info = os.stat(name, dir_fd=at, follow_symlinks=False)
+                yield from self.entry(at, name, prefix + name, info)
             except FileNotFoundError:
-                continue
-            yield from self.entry(at, name, prefix + name, info)
+                continue  # it went away, before anything of it was written
 
     def entry(self, at: int, name: bytes, path: bytes, info: os.stat_result) -> Iterator[bytes]:
         """One entry, with all below it if it is a folder."""
@@ -158,7 +157,9 @@ class _Writer:
         if kind != header.REGULAR:
             yield header.build(entry)
             return
-        fd = os.open(name, _FILE, dir_fd=at)
+        fd = _open_regular(at, name)
+        if fd < 0:
+            return
         try:
             entry.size = os.fstat(fd).st_size
             yield header.build(entry)
@@ -219,6 +220,18 @@ class _Writer:
                 os.close(under)
         finally:
             os.close(fd)
+
+
+def _open_regular(at: int, name: bytes) -> int:
+    """A regular file for reading; -1 when it has become something else meanwhile. Opened only
+    when it is sure: to open a device has effects, and a container may put one there."""
+    held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        if not stat.S_ISREG(os.fstat(held).st_mode):
+            return -1
+        return os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(held)
 
 
 def whiteout(path: bytes) -> bytes:

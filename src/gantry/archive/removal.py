@@ -62,13 +62,25 @@ def _empty(top: int) -> None:
                 if stack:
                     os.rmdir(name, dir_fd=stack[-1][0])
             elif len(stack) > _DEPTH:
-                spilled += 1
-                os.rename(folder, f".gantry-spill-{spilled}", src_dir_fd=fd, dst_dir_fd=top)
+                spilled = _move_up(fd, folder, top, spilled)
             else:
                 stack.append((os.open(folder, _DIRECTORY, dir_fd=fd), folder))
     finally:
         for fd, _ in stack:
             os.close(fd)
+
+
+def _move_up(fd: int, folder: str, top: int, spilled: int) -> int:
+    """Rename a branch to a free name in the top folder; that name's number."""
+    while True:
+        spilled += 1
+        try:
+            os.rename(folder, f".gantry-spill-{spilled}", src_dir_fd=fd, dst_dir_fd=top)
+            return spilled
+        except OSError as error:
+            # The tree may hold such a name itself.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
 
 
 def _unlink_files(fd: int) -> str | None:

@@ -455,3 +455,29 @@ def _umask() -> int:
 def _rechecksum(raw: bytes) -> bytes:
     block = raw[:148] + b" " * 8 + raw[156:512]
     return raw[:148] + b"%06o\0 " % sum(block) + raw[156:]
+
+
+@root_only
+def test_a_node_swapped_for_a_symlink_leads_nowhere(
+    box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docker cp into a running container, where somebody waits for the moment between mknod
+    and chmod."""
+    precious = box.parent / "outside" / "precious"
+    precious.chmod(0o600)
+    make = os.mknod
+
+    def make_and_swap(path: bytes, mode: int, device: int, *, dir_fd: int) -> None:
+        make(path, mode, device, dir_fd=dir_fd)
+        os.unlink(path, dir_fd=dir_fd)
+        os.symlink(precious, path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mknod", make_and_swap)
+    fd = os.open(box, os.O_RDONLY)
+    try:
+        apply_layer(
+            fd, TarReader(source(tar(member("f", tarfile.FIFOTYPE, mode=0o6777)))), Flavour.PLAIN
+        )
+    finally:
+        os.close(fd)
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600

@@ -321,6 +321,15 @@ class TestRemoval:
         remove_tree(str(tmp_path / "t"))
         assert os.listdir(tmp_path) == []
 
+    def test_names_that_it_would_use_itself(self, tmp_path: Path) -> None:
+        """A container must not be able to make its files undeletable."""
+        for name in (".gantry-spill-1", ".gantry-spill-2"):
+            (tmp_path / "t" / name / "full").mkdir(parents=True)
+        (tmp_path / "t" / Path("/".join(["a"] * 250))).mkdir(parents=True)
+        (tmp_path / "t" / ".gantry-spill-2" / Path("/".join(["b"] * 250))).mkdir(parents=True)
+        remove_tree(str(tmp_path / "t"))
+        assert os.listdir(tmp_path) == []
+
     def test_symlinks_are_not_followed(self, tmp_path: Path) -> None:
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "x").write_text("")
@@ -332,3 +341,30 @@ class TestRemoval:
         remove_tree(str(tmp_path / "never"))
         assert (tmp_path / "kept" / "x").exists()
         assert os.listdir(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("becomes_fifo", [True, False])
+def test_what_changes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, becomes_fifo: bool
+) -> None:
+    """A file that became a fifo is not opened (one would wait, or rewind a tape); one that is
+    gone is left out."""
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "stays").write_text("here")
+    look = os.stat
+
+    def look_and_swap(path: bytes, *, dir_fd: int, follow_symlinks: bool) -> os.stat_result:
+        info = look(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+        if path == b"file":
+            os.unlink(path, dir_fd=dir_fd)
+            if becomes_fifo:
+                os.mkfifo(path, dir_fd=dir_fd)
+        return info
+
+    fd = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setattr(os, "stat", look_and_swap)
+    data = b"".join(tree(fd))
+    monkeypatch.undo()
+    os.close(fd)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getnames() == ["stays"]

@@ -239,6 +239,15 @@ def test_users(user: str, expected: Identity) -> None:
     assert resolve(PASSWD, GROUP, user) == expected
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "--5", "-", "+1", "\u0661", "1_0", " 1"])
+def test_numbers_that_are_none(number: str) -> None:
+    """What an image's passwd can hold: no number is nobody's, and no failure of ours."""
+    passwd = f"root:x:0:0::/root:\nodd:x:{number}:{number}::/:\n".encode()
+    assert resolve(passwd, f"odd:x:{number}:odd\n".encode(), "0").uid == 0
+    with pytest.raises(System, match="no matching entries in passwd file"):
+        resolve(PASSWD, GROUP, number)
+
+
 def test_users_that_are_not_there() -> None:
     assert resolve(None, None, "5", ("29",)) == Identity(5, 0, (0, 29), "/")
     assert resolve(PASSWD, GROUP, "0", ("audio",)).gids == (0, 29)

@@ -7,6 +7,7 @@ taken as it is and never looked up as a name; a known number brings its group an
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 from gantry.model.errors import System
 
 MAX_ID: Final = (1 << 31) - 1
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ def _gid(groups: Sequence[_Group], wanted: str, complaint: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.removeprefix("-").isascii() and text.lstrip("-").isdecimal() else None
+    """As strconv.Atoi takes it, but for signs of no use; None for all else."""
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def _checked(number: int) -> int:
