@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gantry.api import gojson, params
 from gantry.api.errors import TooLarge
+from gantry.api.versions.progress import message
 from gantry.http.raw import RawStream
 from gantry.http.reply import ChunkedReply, Reply, Sendable
 from gantry.http.server import connection_of
@@ -217,7 +218,7 @@ class Call:
                 async with aclosing(closing(source)) as items:
                     async for item in items:
                         begun = True
-                        yield encode(item) + b"\r\n"
+                        yield encode(message(item, self.version)) + b"\r\n"
             except GantryError as error:
                 if not begun:
                     raise

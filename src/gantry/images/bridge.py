@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Final, TypeVar, cast
 
+from gantry.images.messages import Message, Say
 from gantry.ipc.owner import TaskOwner
 
 T = TypeVar("T")
@@ -168,6 +169,29 @@ async def consume(body: AsyncIterator[bytes], work: Callable[[Inlet], T]) -> T:
         inlet.fail(ConnectionAbortedError("cancelled"))
         inlet.close()
         await asyncio.wait([working])
+        await tasks.aclose()
+
+
+@contextlib.asynccontextmanager
+async def narrated(
+    work: Callable[[Say], Coroutine[object, object, None]],
+) -> AsyncIterator[AsyncIterator[Message]]:
+    """Run `work(say)`, and iterate over what it says as it says it; its error is raised there,
+    in the end. say: for the loop's thread. Leaving cancels the work and waits for its end.
+    """
+    queue: asyncio.Queue[Message | None] = asyncio.Queue()
+    tasks = TaskOwner("narrated")
+    working = tasks.spawn(work(queue.put_nowait), "work", report=False)
+    working.add_done_callback(lambda _: queue.put_nowait(None))
+
+    async def said() -> AsyncIterator[Message]:
+        while (message := await queue.get()) is not None:
+            yield message
+        await working
+
+    try:
+        yield said()
+    finally:
         await tasks.aclose()
 
 

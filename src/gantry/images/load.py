@@ -1,9 +1,7 @@
 """`docker load`: an archive of images, read once, in one pass.
 
-Every member becomes a blob of the content store while it streams by, hashed on the way, and
-what looks like a layer is unpacked by a worker at the same time; the archive's own index
-comes last in most archives, and only then it is known what belongs to what. What turns out
-to belong to nothing is dropped.
+While the archive streams by, its members become blobs (`images.intake`); then its own index
+says what belongs to what. What turns out to belong to nothing is dropped.
 
 Understood are docker-archive (`manifest.json`, as `docker save` of any version since 1.10
 writes) and OCI image layouts (`index.json`), each plain or compressed.
@@ -11,24 +9,20 @@ writes) and OCI image layouts (`index.json`), each plain or compressed.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from gantry.archive import header
-from gantry.archive.apply import clean
-from gantry.archive.compression import Compression, decompress, detect
-from gantry.archive.header import Entry
-from gantry.archive.reader import TarReader
-from gantry.content.store import ContentStore, Writer
+from gantry.archive.compression import Compression, detect
+from gantry.content.store import ContentStore
 from gantry.images import messages
-from gantry.images.bridge import Inlet, consume
+from gantry.images.bridge import consume, narrated
+from gantry.images.intake import LOADING, Archive, Intake, Member
 from gantry.images.layers import LayerBlob, Pending
-from gantry.images.messages import Message
+from gantry.images.messages import Message, Say
 from gantry.images.platforms import HOST, Wanted, choose, matches, parse_one
 from gantry.images.registrar import LayerDescriptor, Registrar
 from gantry.kernel.memory import release
@@ -48,12 +42,8 @@ from gantry.oci.image import (
     read_index,
     read_manifest,
 )
-from gantry.oci.image_digest import is_digest
+from gantry.oci.image_digest import chain_ids
 from gantry.oci.image_reference import Reference, parse
-
-_SMALL: Final = 1 << 20
-"""Bytes: what is smaller may be JSON and is kept in memory while loading."""
-_LINKS: Final = 10
 
 MEDIA_TYPES: Final = {
     Compression.NONE: OCI_LAYER,
@@ -71,43 +61,12 @@ class _Item(msgspec.Struct, rename="pascal"):
     parent: str | None = None
 
 
-@dataclass(slots=True)
-class _Member:
-    digest: str
-    size: int
-    head: bytes
-    pending: Pending | None = None
-
-
-@dataclass(slots=True)
-class _Archive:
-    """What has been read. fresh: digests that this load has added to the content store."""
-
-    members: dict[bytes, _Member] = field(default_factory=dict)
-    links: dict[bytes, bytes] = field(default_factory=dict)
-    texts: dict[bytes, bytes] = field(default_factory=dict)
-    fresh: set[str] = field(default_factory=set)
-    begun: list[Pending] = field(default_factory=list)
-
-    def member(self, path: str) -> _Member | None:
-        """By name, through the symlinks of the archive itself."""
-        name = clean(path.encode("utf-8", "surrogateescape"))
-        for _ in range(_LINKS):
-            found = self.members.get(name)
-            if found is not None:
-                return found
-            if name not in self.links:
-                return None
-            name = self.links[name]
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class _Image:
     """One image to register."""
 
     config: str
-    layers: list[_Member | str]
+    layers: list[Member | str]
     names: list[Reference]
     parent: str = ""
     manifest: str = ""
@@ -128,10 +87,16 @@ class Loader:
         platform: images of others are left out; NotFound when there is none of it.
         """
         wanted = parse_one(platform)
-        archive = _Archive()
-        loop = asyncio.get_running_loop()
+        archive = Archive()
+
+        async def reading(say: Say) -> None:
+            intake = Intake(self._content, self._registrar.layers, archive, None if quiet else say)
+            await consume(body, lambda inlet: intake.read(inlet.read))
+
         try:
-            await consume(body, lambda inlet: self._read(inlet, archive, loop))
+            async with narrated(reading) as said:
+                async for message in said:
+                    yield message
             with self._registrar.catalog.holding((), archive.fresh):
                 async for message in self._register(archive, quiet, wanted):
                     yield message
@@ -139,97 +104,10 @@ class Loader:
             await self._drop(archive)
             release()
 
-    # ---- reading, in a thread
-
-    def _read(self, inlet: Inlet, archive: _Archive, loop: asyncio.AbstractEventLoop) -> None:
-        _, source = decompress(inlet.read)
-        reader = TarReader(source)
-        for entry in reader:
-            name = clean(entry.name)
-            if entry.type == header.REGULAR:
-                self._member(name, entry, reader, archive, loop)
-            elif entry.type == header.SYMLINK:
-                folder = name.rpartition(b"/")[0]
-                with contextlib.suppress(InvalidParameter):
-                    archive.links[name] = clean(folder + b"/" + entry.link)
-            elif entry.type == header.HARDLINK:
-                archive.links[name] = clean(entry.link)
-
-    def _member(
-        self,
-        name: bytes,
-        entry: Entry,
-        reader: TarReader,
-        archive: _Archive,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        if entry.sparse is not None:
-            raise InvalidParameter("invalid archive: sparse member")
-        if entry.size <= _SMALL:
-            data = reader.read(_SMALL)
-            if name in (b"manifest.json", b"index.json", b"oci-layout", b"repositories"):
-                archive.texts[name] = data
-                return
-            with self._content.writer() as writer:
-                writer.write(data)
-                self._store(name, writer, _Member("", entry.size, data[:16]), archive)
-            return
-        digest = _named_digest(name)
-        if digest is not None and self._content.size(digest) == entry.size:
-            head = b""
-            for piece in reader.data():
-                head = head or bytes(piece[:16])
-                break
-            archive.members[name] = _Member(digest, entry.size, head)
-            return
-        self._large(name, entry, reader, archive, loop)
-
-    def _large(
-        self,
-        name: bytes,
-        entry: Entry,
-        reader: TarReader,
-        archive: _Archive,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        pending: Pending | None = None
-        head = b""
-        with self._content.writer() as writer:
-            for piece in reader.data():
-                if not head:
-                    head = bytes(piece[:300])
-                    if _layer_like(head):
-                        begin = self._begin(writer.fd, entry.size)
-                        pending = asyncio.run_coroutine_threadsafe(begin, loop).result()
-                        archive.begun.extend([pending] if pending else [])
-                writer.write(piece)
-                if pending is not None:
-                    pending.job.advance(writer.offset)
-            if pending is not None:
-                pending.job.finish(writer.offset)
-            member = _Member("", entry.size, head[:16], pending)
-            self._store(name, writer, member, archive)
-
-    async def _begin(self, fd: int, size: int) -> Pending | None:
-        return self._registrar.layers.begin(fd, size=size)
-
-    def _store(self, name: bytes, writer: Writer, member: _Member, archive: _Archive) -> None:
-        digest = writer.digest()
-        named = _named_digest(name)
-        if named is not None and named.startswith("sha256:") and named != digest:
-            raise InvalidParameter(f"invalid archive: {name.decode()} has digest {digest}")
-        if self._content.exists(digest):
-            writer.abort()
-        else:
-            writer.commit(later=True)
-            archive.fresh.add(digest)
-        member.digest = digest
-        archive.members[name] = member
-
     # ---- registering
 
     async def _register(
-        self, archive: _Archive, quiet: bool, wanted: Wanted | None
+        self, archive: Archive, quiet: bool, wanted: Wanted | None
     ) -> AsyncIterator[Message]:
         images = self._images(archive, wanted or HOST)
         ids: list[str] = []
@@ -249,7 +127,7 @@ class Loader:
                     f" {len(image.layers)}, got {len(document.diff_ids)}"
                 )
             manifest, layers = self._layers(archive, image, document.diff_ids)
-            missing = [layer for layer in layers if not quiet and layer.layer.pending is not None]
+            missing = [] if quiet else self._untold(archive, layers)
             for reference in image.names:
                 old = self._registrar.catalog.find(reference)
                 if old is not None and old != image.config:
@@ -266,9 +144,7 @@ class Loader:
             )
             for layer in missing:
                 size = layer.descriptor.size
-                yield messages.progress(
-                    "Loading layer", messages.short(layer.layer.diff_id), size, size
-                )
+                yield messages.progress(LOADING, messages.short(layer.layer.diff_id), size, size)
             registered[image.config] = done.id
             ids.append(done.id)
             named = 0  # as Docker: the last image's count says whether ids are told
@@ -282,8 +158,18 @@ class Loader:
             for identity in ids:
                 yield messages.stream(f"Loaded image ID: {identity}\n")
 
+    def _untold(self, archive: Archive, layers: list[LayerDescriptor]) -> list[LayerDescriptor]:
+        """New layers that were too small to tell of while they came."""
+        chain = chain_ids(tuple(layer.layer.diff_id for layer in layers))
+        return [
+            layer
+            for layer, chain_id in zip(layers, chain, strict=True)
+            if layer.descriptor.digest not in archive.shown
+            and not self._registrar.layers.snapshots.exists(chain_id)
+        ]
+
     def _layers(
-        self, archive: _Archive, image: _Image, diff_ids: tuple[str, ...]
+        self, archive: Archive, image: _Image, diff_ids: tuple[str, ...]
     ) -> tuple[bytes | None, list[LayerDescriptor]]:
         """The layers as blobs, and the manifest they came with, where there is one."""
         manifest: Manifest | None = None
@@ -299,7 +185,7 @@ class Loader:
                     raise InvalidParameter(f"invalid archive: layer {descriptor.digest} is missing")
                 pending = _pending_of(archive, descriptor.digest)
             else:
-                assert isinstance(member, _Member)
+                assert isinstance(member, Member)
                 kind = detect(member.head)
                 if kind not in MEDIA_TYPES:
                     raise InvalidParameter(f"unsupported layer compression {kind.value}")
@@ -310,7 +196,7 @@ class Loader:
             )
         return raw, found
 
-    def _images(self, archive: _Archive, wanted: Wanted) -> list[_Image]:
+    def _images(self, archive: Archive, wanted: Wanted) -> list[_Image]:
         text = archive.texts.get(b"manifest.json")
         if text is not None:
             return self._docker_archive(archive, text)
@@ -318,7 +204,7 @@ class Loader:
             return self._layout(archive.texts[b"index.json"], wanted)
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
-    def _docker_archive(self, archive: _Archive, text: bytes) -> list[_Image]:
+    def _docker_archive(self, archive: Archive, text: bytes) -> list[_Image]:
         try:
             items = msgspec.json.decode(text, type=list[_Item] | None)
         except msgspec.DecodeError as error:
@@ -331,7 +217,7 @@ class Loader:
             config = archive.member(item.config)
             if config is None:
                 raise InvalidParameter(f"invalid archive: {item.config or 'config'} is missing")
-            layers: list[_Member | str] = []
+            layers: list[Member | str] = []
             for path in item.layers or ():
                 layer = archive.member(path)
                 if layer is None:
@@ -353,7 +239,7 @@ class Loader:
             images.append(_Image(config.digest, layers, names, item.parent or "", manifest))
         return images
 
-    def _manifests_by_config(self, archive: _Archive) -> dict[str, str]:
+    def _manifests_by_config(self, archive: Archive) -> dict[str, str]:
         """Manifests that `docker save` put beside: their digests survive the round trip."""
         found: dict[str, str] = {}
         if b"index.json" in archive.texts:
@@ -389,7 +275,7 @@ class Loader:
             if manifest.config.digest in images:
                 images[manifest.config.digest].names.extend(names)
                 continue
-            layers: list[_Member | str] = [layer.digest for layer in manifest.layers]
+            layers: list[Member | str] = [layer.digest for layer in manifest.layers]
             images[manifest.config.digest] = _Image(
                 manifest.config.digest, layers, names, "", digest
             )
@@ -410,7 +296,7 @@ class Loader:
         chosen = choose(here, wanted)
         return self._select(chosen, wanted, depth + 1) if chosen is not None else None
 
-    async def _drop(self, archive: _Archive) -> None:
+    async def _drop(self, archive: Archive) -> None:
         for pending in archive.begun:
             await self._registrar.layers.drop(pending)
         for digest in archive.fresh:
@@ -430,7 +316,7 @@ def _parents_first(images: list[_Image]) -> list[_Image]:
     return ordered
 
 
-def _pending_of(archive: _Archive, digest: str) -> Pending | None:
+def _pending_of(archive: Archive, digest: str) -> Pending | None:
     for member in archive.members.values():
         if member.digest == digest and member.pending is not None:
             return member.pending
@@ -445,16 +331,3 @@ def _names(descriptor: Descriptor) -> list[Reference]:
             with contextlib.suppress(InvalidParameter):
                 return [parse(text).with_default_tag()]
     return []
-
-
-def _named_digest(name: bytes) -> str | None:
-    """The digest that a layout's file name promises."""
-    parts = name.split(b"/")
-    if len(parts) == 3 and parts[0] == b"blobs":
-        digest = b":".join(parts[1:]).decode("latin-1")
-        return digest if is_digest(digest) else None
-    return None
-
-
-def _layer_like(head: bytes) -> bool:
-    return detect(head) is not Compression.NONE or head[257:262] == b"ustar"

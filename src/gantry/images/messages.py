@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 Message = dict[str, Any]
+Say = Callable[[Message], None]
 
 
 def status(text: str, identity: str = "") -> Message:

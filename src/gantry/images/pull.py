@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from gantry.images import messages
+from gantry.images.bridge import narrated
 from gantry.images.layers import LayerBlob
-from gantry.images.messages import Message
+from gantry.images.messages import Message, Say
 from gantry.images.platforms import HOST, Wanted, choose, matches, parse_platform
 from gantry.images.registrar import LayerDescriptor, Registrar
 from gantry.images.transfer import COMPLETE, DOWNLOADING, Transfer, Transfers
@@ -58,8 +59,6 @@ _LAYER_PREFIXES: Final = (
     "application/vnd.docker.image.rootfs.",
 )
 
-Say = Callable[[Message], None]
-
 
 class Puller:
     """See the module."""
@@ -86,25 +85,18 @@ class Puller:
         if reference.familiar_name == "scratch":
             raise Forbidden("'scratch' is a reserved name")
         wanted = parse_platform(platform) if platform else None
-        queue: asyncio.Queue[Message | None] = asyncio.Queue()
-        tasks = TaskOwner("pull")
         try:
-            work = tasks.spawn(
-                self._pull(reference, wanted, credentials, queue.put_nowait), reference.familiar
-            )
-            work.add_done_callback(lambda _: queue.put_nowait(None))
-            while (message := await queue.get()) is not None:
-                yield message
-            error = await work
-            if error is not None:
-                raise error
+            async with narrated(
+                lambda say: self._pull(reference, wanted, credentials, say)
+            ) as said:
+                async for message in said:
+                    yield message
         finally:
-            await tasks.aclose()
             release()
 
     async def _pull(
         self, reference: Reference, wanted: Wanted | None, credentials: Credentials, say: Say
-    ) -> GantryError | None:
+    ) -> None:
         warnings: list[str] = []
 
         async def action(remote: Remote) -> bool:
@@ -120,13 +112,12 @@ class Puller:
         try:
             news = await self._client.attempt(reference, credentials, action)
         except GantryError as error:
-            return of_pull(error, reference.familiar_name, reference.familiar)
+            raise of_pull(error, reference.familiar_name, reference.familiar) from error
         text = "Downloaded newer image for" if news else "Image is up to date for"
         say(messages.status(f"Status: {text} {reference.familiar}"))
         for warning in warnings:
             say(messages.status(f"WARNING: {warning}"))
         self._registrar.pull_event(reference)
-        return None
 
     # ---- what a pull uses
 

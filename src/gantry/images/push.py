@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from gantry.content.store import ContentStore
 from gantry.images import messages
-from gantry.images.bridge import off_loop
-from gantry.images.messages import Message
+from gantry.images.bridge import narrated, off_loop
+from gantry.images.messages import Message, Say
 from gantry.images.registrar import Registrar
-from gantry.ipc.owner import TaskOwner
 from gantry.kernel.memory import release
-from gantry.model.errors import GantryError, InvalidParameter, NotFound, System
+from gantry.model.errors import InvalidParameter, NotFound, System
 from gantry.model.image import Image
 from gantry.model.image_record import BlobSource, Change, ReferenceRecord
 from gantry.oci.image import MAX_DOCUMENT, OCI_MANIFEST, Descriptor, read_manifest
@@ -33,8 +32,6 @@ _PIECE: Final = 1 << 20
 _MOUNTS: Final = 4
 """Repositories tried at most to mount a blob from."""
 _ATTEMPTS: Final = 5
-
-Say = Callable[[Message], None]
 
 
 class Pusher:
@@ -65,25 +62,14 @@ class Pusher:
             reference = reference.with_tag(tag)
         if reference.digest:
             raise InvalidParameter("cannot push a digest reference")
-        queue: asyncio.Queue[Message | None] = asyncio.Queue()
-        tasks = TaskOwner("push")
         try:
-            work = tasks.spawn(
-                self._push(reference, credentials, queue.put_nowait), reference.familiar
-            )
-            work.add_done_callback(lambda _: queue.put_nowait(None))
-            while (message := await queue.get()) is not None:
-                yield message
-            error = await work
-            if error is not None:
-                raise error
+            async with narrated(lambda say: self._push(reference, credentials, say)) as said:
+                async for message in said:
+                    yield message
         finally:
-            await tasks.aclose()
             release()
 
-    async def _push(
-        self, reference: Reference, credentials: Credentials, say: Say
-    ) -> GantryError | None:
+    async def _push(self, reference: Reference, credentials: Credentials, say: Say) -> None:
         try:
             say(messages.status(f"The push refers to repository [{reference.name}]"))
             chosen = self._choose(reference)
@@ -95,11 +81,8 @@ class Pusher:
 
             await self._client.attempt(reference, credentials, action, push=True)
         except AuthorizationError as error:
-            return System(error.reason)
-        except GantryError as error:
-            return error
+            raise System(error.reason) from error
         self._registrar.push_event(reference)
-        return None
 
     def _places(self) -> asyncio.Semaphore:
         """For the blobs of all pushes together, as many as the settings say now."""

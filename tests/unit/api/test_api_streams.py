@@ -10,6 +10,7 @@ from aiohttp import ClientSession, UnixConnector
 from tests.unit.api.fake_engine import Served, engine
 from tests.unit.http.wire_client import connected, run
 
+from gantry.api.versions.progress import bar
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, StartFailed
 from gantry.testing.api import FakeAttachment
 
@@ -372,6 +373,25 @@ def test_progress(tmp_path: Path) -> None:
             assert (answer.status, answer.message) == (404, "no such image")
 
     run(main)
+
+
+def test_bars_for_older_clients(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with engine(tmp_path) as served:
+            detail = {"current": 65_536, "total": 5_007_360}
+            sent = {"status": "Loading", "progressDetail": detail, "id": "a"}
+            served.fakes.images.messages = [sent, {"status": "x", "progressDetail": {}}]
+            for version, text in ((51, f"[>{' ' * 50}]  65.54kB/5.007MB"), (52, None)):
+                answer = await served.post(f"/v1.{version}/images/create?fromImage=a")
+                first, second = map(msgspec.json.decode, answer.body.splitlines())
+                assert first == sent | ({"progress": text} if text else {})
+                assert "progress" not in second
+
+    run(main)
+    assert bar(5_007_360, 5_007_360) == f"[{'=' * 50}>]  5.007MB/5.007MB"
+    assert bar(1, 4) == f"[{'=' * 12}>{' ' * 38}]       1B/4B"
+    assert bar(5, 4) == f"[{'=' * 50}>]       5B"
+    assert bar(1500, 0) == "   1.5kB"
 
 
 def test_load_and_import_read_the_body(tmp_path: Path) -> None:

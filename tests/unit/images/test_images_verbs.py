@@ -284,6 +284,32 @@ def test_bad_archives_leave_nothing(
     run(body)
 
 
+def test_progress_of_a_load_comes_while_it_is_read(run: Callable[[Body], None]) -> None:
+    async def body(box: ImageBox) -> None:
+        data = docker_archive([BASE, TOP])
+        seen = asyncio.Event()
+
+        async def patient() -> Any:
+            yield data[:1_500_000]
+            await seen.wait()  # the rest only comes when the progress so far has been told
+            yield data[1_500_000:]
+
+        told: list[dict[str, Any]] = []
+        async for message in box.images.load(patient(), quiet=False):
+            seen.set()
+            told.append(message)
+        bars = [one for one in told if one.get("status") == "Loading layer"]
+        for layer_ in (BASE, TOP):
+            mine = [one["progressDetail"] for one in bars if one["id"] == digest(layer_)[7:19]]
+            assert mine[-1] == {"current": len(layer_), "total": len(layer_)}
+        assert told[-1] == {"stream": "Loaded image: test:latest\n"}
+
+        again = box.images.load(pieces(docker_archive([BASE, TOP])), quiet=True)
+        assert [one async for one in again] == [{"stream": "Loaded image: test:latest\n"}]
+
+    run(body)
+
+
 def test_a_client_that_goes_away(run: Callable[[Body], None]) -> None:
     async def body(box: ImageBox) -> None:
         data = docker_archive([BASE, TOP])
