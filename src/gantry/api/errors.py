@@ -14,6 +14,7 @@ from gantry.model.errors import (
     NotModified,
     StartFailed,
     System,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
 )
@@ -26,6 +27,7 @@ STATUS: Final[tuple[tuple[type[GantryError], int], ...]] = (
     (Unavailable, 503),
     (Forbidden, 403),
     (NotModified, 304),
+    (TooManyRequests, 429),
     (NotImplementedHere, 501),
     (System, 500),
 )
@@ -43,6 +45,7 @@ REASONS: Final = {
     404: "Not Found",
     409: "Conflict",
     413: "Request Entity Too Large",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",

@@ -41,6 +41,10 @@ class Unavailable(GantryError):
     """A part that is needed is not there now; trying again may help (503)."""
 
 
+class TooManyRequests(GantryError):
+    """Somebody who was asked, a registry, wants to be asked less often (429)."""
+
+
 class NotImplementedHere(GantryError):
     """Docker knows this, this engine (yet) does not (501)."""
 

@@ -23,6 +23,7 @@ from gantry.model.errors import (
     InvalidParameter,
     NotFound,
     System,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
 )
@@ -68,6 +69,7 @@ _KINDS: Final[Mapping[str, type[GantryError]]] = {
     UNAUTHORIZED: Unauthorized,
     DENIED: Forbidden,
     "UNAVAILABLE": Unavailable,
+    TOO_MANY: TooManyRequests,
     NAME_UNKNOWN: NotFound,
     MANIFEST_UNKNOWN: NotFound,
     BLOB_UNKNOWN: NotFound,

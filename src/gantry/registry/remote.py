@@ -80,6 +80,7 @@ class Remote:
                 authorizer=self._authorizer,
                 scope=self._pull,
                 headers={"Accept": ACCEPT},
+                patient=False,
             ) as response:
                 digest = response.headers.get("Docker-Content-Digest", "")
                 size = response.headers.get("Content-Length", "")

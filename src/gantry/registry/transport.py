@@ -31,6 +31,7 @@ from gantry.registry.errors import (
     of_transport,
     parse,
 )
+from gantry.registry.patience import WAIT, Patience
 from gantry.registry.settings import HUB, HUB_REGISTRY, RegistrySettings
 
 _CONNECT: Final = 30.0
@@ -65,6 +66,7 @@ class Transport:
         self.settings = settings
         self._sessions: dict[tuple[str, bool, Stamp], aiohttp.ClientSession] = {}
         self.patience = _PING
+        self.wait_limit = WAIT
         self._spoke: set[str] = set()
         self._open: set[str] = set()
         """Endpoints that asked for no credentials when they were met."""
@@ -133,36 +135,30 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         data: Any = None,
         accepted: tuple[int, ...] = (200,),
+        patient: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange; `url` may be relative to the endpoint. Answers a 401's challenge once.
 
         What proves who we are goes to the endpoint's own origin only, wherever `url` or a
         redirect leads, and a challenge is taken from nobody else.
 
+        patient: when the registry asks us to come again later (429, 503 with Retry-After), we do.
+
         RegistryError for another status than accepted, TransportError when nothing came.
         data: bytes, or a callable that makes a fresh async iterator of bytes for each try.
         """
         target = join(endpoint.url + "/", url)
         async with contextlib.AsyncExitStack() as scope_stack:
-            for attempt in (1, 2):
-                sent = dict(headers or {})
-                if authorizer is not None:
-                    agent = self.settings.user_agent
-                    sent["User-Agent"] = authorizer.credentials.user_agent(agent)
-                if authorizer is not None and _origin(target) == _origin(endpoint.url):
-                    authorization = await _authorization(authorizer, scope, method, target)
-                    if authorization is not None:
-                        sent["Authorization"] = authorization
-                body = data() if callable(data) else data
-                response = await self._send(endpoint, method, target, sent, body)
-                if response.status == 401 and authorizer is not None and attempt == 1:
-                    challenge = ", ".join(response.headers.getall("WWW-Authenticate", []))
-                    own = _origin(str(response.url)) == _origin(endpoint.url)
-                    if challenge and own and authorizer.challenged(challenge, scope):
-                        await _excerpt(response)
-                        response.release()
-                        continue
-                break
+            patience = Patience(self.wait_limit if patient else 0)
+            while True:
+                response = await self._authorized(
+                    endpoint, method, target, authorizer, scope, dict(headers or {}), data
+                )
+                wait = patience.before_another(response.status, response.headers)
+                if wait is None:
+                    break
+                await _discard(response)
+                await asyncio.sleep(wait)
             await scope_stack.enter_async_context(response)
             if response.status not in accepted:
                 raise of_response(response.status, await _excerpt(response), response.headers)
@@ -175,13 +171,44 @@ class Transport:
 
     # ---- inside
 
+    async def _authorized(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        url: str,
+        authorizer: Authorizer | None,
+        scope: str,
+        headers: dict[str, str],
+        data: Any,
+    ) -> aiohttp.ClientResponse:
+        """An answer to what proves who we are; where the first is a challenge, the second."""
+        if authorizer is None:
+            return await self._send(endpoint, method, url, headers, data)
+        headers["User-Agent"] = authorizer.credentials.user_agent(self.settings.user_agent)
+        for first in (True, False):
+            sent = dict(headers)
+            if _origin(url) == _origin(endpoint.url):
+                authorization = await _authorization(authorizer, scope, method, url)
+                if authorization is not None:
+                    sent["Authorization"] = authorization
+            response = await self._send(endpoint, method, url, sent, data)
+            challenge = ", ".join(response.headers.getall("WWW-Authenticate", []))
+            own = _origin(str(response.url)) == _origin(endpoint.url)
+            if not (first and response.status == 401 and challenge and own):
+                break
+            if not authorizer.challenged(challenge, scope):
+                break
+            await _discard(response)
+        return response
+
     async def _send(
         self, endpoint: Endpoint, method: str, url: str, headers: dict[str, str], body: Any
     ) -> aiohttp.ClientResponse:
         """A request, and where GET and HEAD are redirected to. TransportError."""
         headers.setdefault("User-Agent", self.settings.user_agent)
         for _ in range(_REDIRECTS + 1):
-            response = await self._exchange(endpoint, method, url, headers, body)
+            sent = body() if callable(body) else body
+            response = await self._exchange(endpoint, method, url, headers, sent)
             location = response.headers.get("Location", "")
             if response.status not in _MOVED or not location or method not in ("GET", "HEAD"):
                 return response
@@ -298,6 +325,11 @@ async def small(response: aiohttp.ClientResponse) -> bytes:
             if len(found) > _BODY:
                 break
     return bytes(found)
+
+
+async def _discard(response: aiohttp.ClientResponse) -> None:
+    await _excerpt(response)
+    response.release()
 
 
 async def _excerpt(response: aiohttp.ClientResponse) -> bytes:

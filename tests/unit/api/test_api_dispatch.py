@@ -145,6 +145,7 @@ def test_no_header_can_be_injected_by_a_path(tmp_path: Path) -> None:
         (errors.Unauthorized("m"), 401),
         (errors.Forbidden("m"), 403),
         (errors.Unavailable("m"), 503),
+        (errors.TooManyRequests("m"), 429),
         (errors.NotImplementedHere("m"), 501),
         (errors.System("m"), 500),
         (errors.StartFailed("m", 127), 400),

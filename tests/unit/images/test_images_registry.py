@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import json
 import os
@@ -18,7 +19,14 @@ from tests.support.imagebox import ImageBox, collect, config, digest, docker_arc
 from tests.support.ownregistry import Gone, OwnRegistry, broken_after, image_manifest, own_registry
 
 from gantry.images import transfer
-from gantry.model.errors import Forbidden, GantryError, InvalidParameter, NotFound, Unauthorized
+from gantry.model.errors import (
+    Forbidden,
+    GantryError,
+    InvalidParameter,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+)
 from gantry.registry.auth import Credentials
 from gantry.registry.client import RegistryClient
 from gantry.registry.server.proxy import Upstream
@@ -111,6 +119,44 @@ class TestPull:
             messages = await pull(box, name, "1")
             assert statuses(messages)[-1] == f"Status: Image is up to date for {name}:1"
             assert [(m, p) for m, p, _ in registry.requests] == [("HEAD", "/v2/x/manifests/1")]
+
+        run(body)
+
+    def test_a_registry_that_wants_to_be_asked_later(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox, registry: OwnRegistry) -> None:
+            await registry.put_image("x", "1", [BASE])
+            text = '{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your limit"}]}'
+            refusals = 0
+
+            def refuse(after: str, times: int) -> None:
+                nonlocal refusals
+                refusals = times
+
+                def hook(request: web.Request) -> web.StreamResponse | None:
+                    nonlocal refusals
+                    if request.path == "/v2/" or not refusals:
+                        return None
+                    refusals -= 1
+                    headers = {"Retry-After": after} if after else {}
+                    kind = "application/json"
+                    return web.Response(status=429, text=text, content_type=kind, headers=headers)
+
+                registry.hook = hook
+
+            for after in ("", "3600", "Fri, 31 Dec 2999 23:59:59 GMT", "soon"):
+                refuse(after, 100)
+                registry.requests.clear()
+                with pytest.raises(TooManyRequests, match=r"^toomanyrequests: You have"):
+                    await pull(box, f"{registry.host}/x", "1")
+                assert [m for m, *_ in registry.requests if m != "GET"] == ["HEAD"]
+                assert registry.seen("GET", "manifests") == 1
+            for after in ("0", "Fri, 31 Dec 1999 23:59:59 GMT"):
+                refuse(after, 4)
+                with contextlib.suppress(NotFound):
+                    await box.images.remove(f"{registry.host}/x:1", force=False, noprune=False)
+                messages = await pull(box, f"{registry.host}/x", "1")
+                assert statuses(messages)[-1].startswith("Status: Downloaded newer image")
+                assert not refusals
 
         run(body)
 
