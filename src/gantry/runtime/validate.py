@@ -18,6 +18,8 @@ _IPC_SYSCTLS: Final = frozenset(
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni",
                  "shm_rmid_forced")
 )  # fmt: skip
+# In a name in dots, these would be "", "." and ".." of the path: no way to other sysctls.
+_NOT_PARTS: Final = frozenset(("", "/", "//"))
 
 
 def spec(config: oci.Spec, given: Collection[str] = ()) -> None:
@@ -134,6 +136,8 @@ def _sysctls(linux: oci.Linux, kinds: set[str], given: Collection[str]) -> None:
     """Only what belongs to a namespace of the container's own may be set (runc's list)."""
     for raw in linux.sysctl:
         name = _dotted(raw)
+        if not _NOT_PARTS.isdisjoint(name.split(".")):
+            raise RuntimeFailure(f'sysctl "{raw}" is not a name')
         if name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
             if "ipc" not in kinds:
                 raise RuntimeFailure(f'sysctl "{name}" is not allowed in the hosts ipc namespace')

@@ -200,6 +200,18 @@ def config(**more: object) -> oci.Spec:
             {"linux": {"timeOffsets": {"boottime": {}}}},
             "time namespace offsets specified, but time namespace isn't enabled in the config",
         ),
+        *(
+            ({"linux": {"sysctl": {name: "1"}}}, f'sysctl "{name}" is not a name')
+            for name in (
+                "net/../kernel/core_pattern",
+                "net.//.kernel.core_pattern",
+                "net/./x",
+                "net./.x",
+                "net..x",
+                "",
+                "net.",
+            )
+        ),
         (
             {"linux": {"sysctl": {"vm.x": "1"}}},
             'sysctl "vm.x" is not in a separate kernel namespace',
