@@ -39,6 +39,7 @@ from gantry.api.routes import (
 from gantry.http.reply import Head, Reply, Sendable
 from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import GantryError, InvalidParameter
+from gantry.model.numbers import clamped
 
 T = TypeVar("T")
 
@@ -214,7 +215,7 @@ class App:
 
     def _unusual(self, text: str) -> tuple[int, str]:
         """A version that is not one of ours: its minor number and the refusal, if it is one."""
-        numbers = [int(part or 0) for part in text.split(".")]
+        numbers = [clamped(part or "0") for part in text.split(".")]
         numbers += [0] * (2 - len(numbers))
         if numbers < [1, self._min]:
             return (

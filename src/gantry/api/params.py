@@ -13,6 +13,7 @@ import msgspec
 
 from gantry.api.backend import Filters, Json
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped
 
 Query = Mapping[str, Sequence[str]]
 
@@ -102,7 +103,7 @@ def atoi(value: str) -> int:
     """strconv.Atoi with its error texts."""
     if not _int.match(value):
         raise InvalidParameter(f'strconv.Atoi: parsing "{value}": invalid syntax')
-    number = int(value)
+    number = clamped(value)
     if not -(1 << 63) <= number < 1 << 63:
         raise InvalidParameter(f'strconv.Atoi: parsing "{value}": value out of range')
     return number
@@ -114,7 +115,7 @@ def dimension(query: Query, name: str, what: str) -> int:
     digits = value.removeprefix("-")
     if not digits.isascii() or not digits.isdigit():
         raise InvalidParameter(f'invalid resize {what} "{value}": invalid syntax')
-    if int(digits) > UINT32_MAX or value != digits:
+    if clamped(digits) > UINT32_MAX or value != digits:
         raise InvalidParameter(f'invalid resize {what} "{value}": value out of range')
     return int(digits)
 
@@ -168,7 +169,7 @@ def timestamp(query: Query, name: str, quote: str) -> str:
 def nanoseconds(value: str) -> int:
     """A timestamp that was checked, in nanoseconds since the epoch."""
     seconds, _, fraction = value.partition(".")
-    return int(seconds or 0) * 1_000_000_000 + int((fraction + "000000000")[:9] or 0)
+    return clamped(seconds or "0") * 1_000_000_000 + int((fraction + "000000000")[:9] or 0)
 
 
 class _Platform(msgspec.Struct):
@@ -205,7 +206,7 @@ def registry_auth(header: str) -> Json:
     try:
         raw = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))
         decoded = msgspec.json.decode(raw)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError):
         return {}
     return decoded if isinstance(decoded, dict) else {}
 

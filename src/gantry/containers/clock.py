@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped, whole
 
 NEVER: Final = "0001-01-01T00:00:00Z"
 """Go's zero time."""
@@ -55,8 +56,8 @@ def parse_moment(text: str, now_ns: int | None = None) -> int:
     InvalidParameter with the text.
     """
     if re.fullmatch(r"-?\d+(\.\d{1,9})?", text):
-        whole, _, fraction = text.partition(".")
-        return int(whole) * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
+        seconds, _, fraction = text.partition(".")
+        return clamped(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
     match = _STAMP.fullmatch(text)
     if match is not None:
         year, month, day, hour, minute, second, fraction, zone = match.groups()
@@ -76,24 +77,24 @@ def parse_moment(text: str, now_ns: int | None = None) -> int:
         nanoseconds = int((fraction or "0").ljust(9, "0"))
         return int(moment.timestamp()) * 1_000_000_000 + nanoseconds
     try:
-        seconds = parse_duration(text)
+        span = parse_duration(text)
     except ValueError:
         raise InvalidParameter(
             f'failed to parse value as time or duration: invalid seconds "{text}": invalid syntax'
         ) from None
-    return (time.time_ns() if now_ns is None else now_ns) - int(seconds * 1e9)
+    return (time.time_ns() if now_ns is None else now_ns) - whole(span * 1e9)
 
 
 def human(seconds: float) -> str:
     """A span as `docker ps` words it (go-units HumanDuration)."""
-    whole = int(seconds)
+    full = int(seconds)
     minutes, hours = int(seconds / 60), round(seconds / 3600)
-    if whole < 1:
+    if full < 1:
         text = "Less than a second"
-    elif whole == 1:
+    elif full == 1:
         text = "1 second"
-    elif whole < 60:
-        text = f"{whole} seconds"
+    elif full < 60:
+        text = f"{full} seconds"
     elif minutes == 1:
         text = "About a minute"
     elif minutes < 60:

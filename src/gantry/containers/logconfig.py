@@ -13,6 +13,7 @@ from gantry.containers.record import Container
 from gantry.logs import drivers
 from gantry.logs.sender import Source
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped, whole
 from gantry.model.task import LogSpec
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)i?b?", re.IGNORECASE)
@@ -35,7 +36,7 @@ def size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"invalid size: '{text}'")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return whole(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def check(driver: str, options: Mapping[str, str]) -> None:
@@ -74,7 +75,9 @@ def check(driver: str, options: Mapping[str, str]) -> None:
     text = options.get("max-file", "1")
     if not re.fullmatch(r"[+-]?\d+", text, re.ASCII):
         raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
-    files = int(text)
+    files = clamped(text)
+    if files > 1 << 63:
+        raise InvalidParameter(f'strconv.Atoi: parsing "{text}": value out of range')
     if files < 1:
         raise InvalidParameter("max-file cannot be less than 1")
     compress = options.get("compress", "false").lower()
@@ -111,7 +114,7 @@ def log_spec(core: Core, container: Container) -> LogSpec:
         driver="local" if local else "json-file",
         path=path,
         max_size=size(options.get("max-size", default_size)),
-        max_file=int(options.get("max-file", default_files)),
+        max_file=clamped(options.get("max-file", default_files)),
         compress=compress and config.type in ("json-file", "local"),
         attrs=_attributes(container, options),
     )

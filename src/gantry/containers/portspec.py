@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gantry.model.numbers import clamped
+
 PROTOCOLS: Final = ("tcp", "udp", "sctp")
 
 
@@ -11,7 +13,7 @@ def number(text: str, what: str = "port") -> int:
     """One port. ValueError in moby's words."""
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"invalid {what} '{text}': invalid syntax")
-    if int(text) > 65535:
+    if clamped(text) > 65535:
         raise ValueError(f"invalid {what} '{text}': value out of range")
     return int(text)
 

@@ -7,6 +7,7 @@ import signal
 from typing import Final
 
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped
 
 _NUMBER: Final = re.compile(r"[+-]?\d+", re.ASCII)
 _NAMES: Final = {
@@ -25,7 +26,7 @@ _NAMES: Final = {
 def parse_signal(text: str) -> int:
     """A number or a name with or without SIG. InvalidParameter `invalid signal: x`."""
     if _NUMBER.fullmatch(text):
-        number = int(text)
+        number = clamped(text)
         if number == 0:
             raise InvalidParameter(f"invalid signal: {text}")
         if 1 <= number <= 64:

@@ -29,6 +29,7 @@ from gantry.model.container import (
     RestartPolicy,
 )
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped
 
 MIN_MEMORY: Final = 6 << 20
 MAX_CPU: Final = 8192
@@ -314,7 +315,7 @@ def _set(text: str) -> set[int]:
     result: set[int] = set()
     for part in text.split(","):
         match = _SPAN.fullmatch(part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        first, last = (clamped(match[1]), clamped(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise ValueError(f"invalid format: {text}")
         if last > MAX_CPU:

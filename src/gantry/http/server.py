@@ -14,16 +14,21 @@ What aiohttp does not have and the Engine API needs:
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from gantry.http.raw import RawStream
 from gantry.http.reply import TAKEN, Sendable
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[Sendable]]
 """The application: one coroutine for every request."""
@@ -33,6 +38,9 @@ MAX_LINE: Final = 512 * 1024
 
 MAX_HELD: Final = 256 * 1024
 """Bytes behind a hijackable request after which the socket is left alone."""
+
+MAX_LENGTH_DIGITS: Final = 18
+"""A longer Content-Length is for the parser to refuse."""
 
 HIJACKABLE: Final = (b"/attach", b"/start", b"/session", b"/grpc")
 
@@ -99,7 +107,8 @@ class Connection(RequestHandler):
             name, _, value = line.partition(b":")
             match name.lower():
                 case b"content-length":
-                    if not value.strip().isdigit():
+                    value = value.strip()
+                    if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                         return 0
                     length = int(value)
                 case b"transfer-encoding":
@@ -197,6 +206,23 @@ class Connection(RequestHandler):
             self._loop.remove_reader(self._hup.fileno())
             self._hup.close()
             self._hup = None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is not HTTP is answered as Go's server does, and is no line in the log: anybody
+        could fill the disk with those."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        _log.debug("not HTTP: %s", message)
+        status = 431 if isinstance(exc, LineTooLong) else status
+        answer = web.Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
+        answer.force_close()
+        return answer
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._unwatch()

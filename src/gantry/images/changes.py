@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped, whole
 
 Config = dict[str, Any]
 """A container config in JSON form ({"Cmd": …, "Env": …})."""
@@ -237,8 +238,8 @@ def _expose(config: Config, text: str) -> None:
         match = _PORT.fullmatch(expand(word, config))
         if match is None:
             raise InvalidParameter(f"invalid containerPort: {word}")
-        first = int(match[1])
-        last = int(match[2] or first)
+        first = clamped(match[1])
+        last = clamped(match[2] or match[1])
         if not 0 < first <= last < 65536:
             raise InvalidParameter(f"invalid containerPort: {word}")
         for port in range(first, last + 1):
@@ -304,7 +305,7 @@ def _healthcheck(config: Config, text: str) -> None:
         if name in _TIMES:
             check[_TIMES[name]] = duration(value, name)
         elif name == "retries" and value.isdigit():
-            check["Retries"] = int(value)
+            check["Retries"] = clamped(value)
         else:
             raise InvalidParameter(f"unknown flag: {name}")
         text = text[match.end() :]
@@ -342,7 +343,7 @@ def duration(text: str, name: str) -> int:
     parts = _DURATION.findall(text)
     if "".join(number + unit for number, unit in parts) != text:
         raise InvalidParameter(f'time: invalid duration "{text}"')
-    total = int(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    total = whole(sum(float(number) * _UNITS[unit] for number, unit in parts))
     if 0 < total < 10**6:
         raise InvalidParameter(f"Interval {name!r} cannot be less than 1ms")
     return total

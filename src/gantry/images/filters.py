@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped, whole
 from gantry.oci.image import parse_time
 
 Filters = Mapping[str, Sequence[str]]
@@ -52,10 +53,10 @@ def moment(text: str) -> int:
     short, then local time as UTC), or seconds. InvalidParameter."""
     if text and (parts := _DURATION.findall(text)) and "".join(a + b for a, b in parts) == text:
         units = {**_UNITS, "h": 3600 * 10**9}
-        return time.time_ns() - int(sum(float(n) * units[unit] for n, unit in parts))
+        return time.time_ns() - whole(sum(float(n) * units[unit] for n, unit in parts))
     if re.fullmatch(r"\d+(\.\d+)?", text):
-        whole, _, fraction = text.partition(".")
-        return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0") if fraction else 0)
+        seconds, _, fraction = text.partition(".")
+        return clamped(seconds) * 10**9 + int(fraction[:9].ljust(9, "0") if fraction else 0)
     for suffix in ("", "Z", ":00Z", ":00:00Z", "T00:00:00Z"):
         parsed = parse_time(text + suffix)
         if parsed is not None:

@@ -12,6 +12,7 @@ from typing import Final
 from gantry.logs.follow import Message, moment_of
 from gantry.logs.sender import Address, Connection, Source
 from gantry.model.errors import InvalidParameter
+from gantry.model.numbers import clamped
 
 OPTIONS: Final = frozenset(
     (
@@ -63,7 +64,7 @@ def _facility(text: str) -> int:
         return _FACILITIES["daemon"]
     if text in _FACILITIES:
         return _FACILITIES[text]
-    if text.isdigit() and int(text) <= 23:
+    if text.isdigit() and clamped(text) <= 23:
         return int(text)
     raise InvalidParameter("invalid syslog facility")
 

@@ -23,6 +23,7 @@ from ipaddress import ip_address
 
 from gantry.model.errors import InvalidParameter, System
 from gantry.model.network import HostPort, PublishedPort
+from gantry.model.numbers import clamped
 from gantry.network.sockdiag import bound
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def parse_container_port(text: str) -> tuple[int, str]:
     """("80/tcp" or "80") → (80, "tcp"). InvalidParameter with Docker's text."""
     number, _, proto = text.partition("/")
     proto = proto.lower() or "tcp"
-    if not number.isdecimal() or not 0 <= int(number) <= 65535:
+    if not number.isdecimal() or not clamped(number) <= 65535:
         raise InvalidParameter(f'invalid port specification: "{text}"')
     if proto not in ("tcp", "udp", "sctp"):
         raise InvalidParameter(f'invalid port specification: "{text}"')
@@ -77,7 +78,7 @@ def parse_host_port(text: str) -> tuple[int, int]:
         return 0, 0
     first, dash, last = text.partition("-")
     ends = (first, last if dash else first)
-    if not all(end.isdecimal() and int(end) <= 65535 for end in ends) or int(ends[0]) > int(
+    if not all(end.isdecimal() and clamped(end) <= 65535 for end in ends) or int(ends[0]) > int(
         ends[1]
     ):
         raise InvalidParameter(f'invalid port specification: "{text}"')

@@ -15,6 +15,7 @@ from functools import partial
 
 from gantry.model.errors import InvalidParameter, System
 from gantry.model.network import EndpointState, NetworkRecord
+from gantry.model.numbers import clamped
 from gantry.network import interfaces, netlink
 from gantry.network.bridge import alias_prefix
 from gantry.network.drivers import Attached, Traits, Wanted
@@ -241,7 +242,7 @@ def _split_vlan(name: str) -> tuple[str, int]:
         raise InvalidParameter(
             f"unable to parse a valid vlan id from: {parts[1]} (ex. eth0.10 for vlan 10)"
         )
-    number = int(parts[1])
+    number = clamped(parts[1])
     if not 1 <= number <= 4094:
         raise InvalidParameter(f"vlan id must be between 1-4094, received: {number}")
     return parts[0], number

@@ -108,7 +108,10 @@ class RotatedFile:
             return -1
 
     def _shift(self) -> None:
-        for number in range(self._keep - 1, 0, -1):
+        last = 1
+        while last < self._keep - 1 and self._there(f"{self._path}.{last}"):
+            last += 1
+        for number in range(min(last, self._keep - 1), 0, -1):
             old = self._path if number == 1 else f"{self._path}.{number - 1}"
             new = f"{self._path}.{number}"
             for end in ("", ".gz"):
@@ -122,6 +125,10 @@ class RotatedFile:
                     pass
         if self._compressing:
             self._compressing += 1
+
+    @staticmethod
+    def _there(path: str) -> bool:
+        return os.path.lexists(path) or os.path.lexists(path + ".gz")
 
     def _compress(self) -> None:
         """path.1 to path.1.gz in a child; it may have become path.2 when that is ready."""

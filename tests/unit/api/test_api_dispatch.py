@@ -249,3 +249,27 @@ def test_what_is_not_here_yet(tmp_path: Path, method: str, path: str, status: in
                 assert answer.message.startswith("This node is not a swarm manager. Use ")
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", f"/v1.{'9' * 5000}/version"),
+        ("GET", f"/containers/json?limit={'9' * 5000}"),
+        ("POST", f"/containers/abc/stop?t={'9' * 5000}"),
+        ("POST", f"/containers/abc/resize?w=1&h={'9' * 5000}"),
+        ("GET", f"/containers/json?filters={'%5B' * 50000}"),
+    ],
+)
+def test_absurd_numbers_are_the_client_s_fault(tmp_path: Path, method: str, target: str) -> None:
+    async def main() -> None:
+        async with engine(tmp_path) as served:
+            answer = await served.client.request(method, target)
+            assert answer.status == 400
+            assert (
+                "range" in answer.message
+                or "too new" in answer.message
+                or "filter" in (answer.message)
+            )
+
+    run(main)

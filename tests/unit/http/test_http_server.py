@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from tests.unit.http.wire_client import connected, encoded, gone, run, serving
 
@@ -375,3 +376,23 @@ def test_a_thousand_idle_connections_do_not_hurt(tmp_path: Path) -> None:
                 writer.close()
 
     run(main)
+
+
+def test_what_is_not_http_fills_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _):
+            for head, status in (
+                (b"POST /a/start HTTP/1.1\r\nContent-Length: " + b"9" * 5000, 400),
+                (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked", 400),
+                (b"GET / HTTP/1.1\r\nX: " + b"y" * 600_000, 431),
+                (b"\x16\x03\x01", 400),
+            ):
+                async with connected(path) as client:
+                    client.send(head + b"\r\n\r\n")
+                    answer = await client.answer()
+                    assert answer.status == status
+                    assert answer.body.startswith(b"%d " % status)
+
+    with caplog.at_level("INFO"):
+        run(main)
+    assert caplog.messages == []

@@ -95,7 +95,10 @@ async def attach(call: Call) -> Sendable:
     )
     try:
         response = web.WebSocketResponse()
-        await response.prepare(call.request)
+        try:
+            await response.prepare(call.request)
+        except web.HTTPException as error:
+            raise InvalidParameter(f"not a websocket handshake: {error.text}") from None
         call.endless()
         client = _Socket(response, text=call.version < 28, raw=attachment.tty)
         stream: ByteStream = await attachment.stream()

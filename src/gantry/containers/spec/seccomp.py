@@ -102,7 +102,7 @@ def custom(text: str, capabilities: tuple[str, ...]) -> msgspec.Raw | None:
     """A profile in Docker's format. None when it switches seccomp off. InvalidParameter."""
     try:
         profile = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from None
     if not isinstance(profile, dict):
         raise InvalidParameter("Decoding seccomp profile failed: it is not a JSON object")

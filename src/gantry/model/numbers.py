@@ -1,0 +1,24 @@
+"""Numbers as strangers write them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+BEYOND: Final = 1 << 64
+"""Larger than any number that is meant."""
+_DIGITS: Final = 20
+
+
+def clamped(text: str) -> int:
+    """int(text) of decimal digits with at most a sign; BEYOND (or -BEYOND) when 64 bits do not
+    hold it, however long it is: the interpreter raises an error of its own at some length."""
+    if len(text) <= _DIGITS:
+        return int(text)
+    digits = text.lstrip("+-").lstrip("0") or "0"
+    value = BEYOND if len(digits) > _DIGITS else min(int(digits), BEYOND)
+    return -value if text.startswith("-") else value
+
+
+def whole(value: float) -> int:
+    """The integer part; of infinity, BEYOND."""
+    return int(max(-float(BEYOND), min(value, float(BEYOND))))
