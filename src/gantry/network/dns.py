@@ -36,6 +36,7 @@ _BATCHES = 4  # of one sandbox, before others' turn
 _DATAGRAM = 2048
 _CACHE = 256
 _CACHED_QUESTION = 300  # bytes: longer ones are no resolver's
+_ASKING = 256  # questions of one sandbox under way: all sandboxes share the forwarder's
 _TCP_IDLE = 10.0
 _TCP_CONNECTIONS = 100
 
@@ -106,6 +107,7 @@ class Server:
         self.port: int = udp.getsockname()[1]
         self.fd = -1
         self.connections = 0
+        self.asking = 0  # questions that others are being asked for it
         self._cache: dict[bytes, bytes] = {}
         self._stamp = -1
 
@@ -236,19 +238,25 @@ class DnsServers:
 
     async def _forward(self, server: Server, query: bytes, *, tcp: bool) -> bytes:
         view = server.view
-        found = dnswire.question(query)
-        policy = view.policy if found is not None else None
-        if policy is not None and found is not None and not policy.allows_name(found.name):
-            policy.refused_name(found.name)
+        policy = view.policy
+        name = "" if policy is None else _only_name(query)
+        if policy is not None and not policy.allows_name(name):
+            policy.refused_name(name)
+            return dnswire.failure(query, dnswire.REFUSED)
+        if server.asking >= _ASKING:
             return dnswire.failure(query, dnswire.REFUSED)
         servers = [u for u in view.upstreams if view.external or not u.from_host]
         if self._forwarder is None:
             self._forwarder = self._make_forwarder()
-        answer = await self._forwarder.forward(
-            query, servers, partial(self._socket, server), tcp=tcp
-        )
-        if policy is not None and found is not None:
-            await policy.learned(found.name, answer)
+        server.asking += 1
+        try:
+            answer = await self._forwarder.forward(
+                query, servers, partial(self._socket, server), tcp=tcp
+            )
+        finally:
+            server.asking -= 1
+        if policy is not None:
+            await policy.learned(name, answer)
         return answer
 
     async def _socket(
@@ -303,6 +311,13 @@ class DnsServers:
         records, _ = server._own(found)
         whole = Question(found.name, found.type, found.end, 65535)
         return dnswire.reply(query, whole, records)
+
+
+def _only_name(query: bytes) -> str:
+    """What a query asks for, "" when that cannot be told: what a policy is not sure to have
+    understood must not go to others, who may understand it (and what is in it)."""
+    found = dnswire.question(query)
+    return found.name if found is not None and query[4:6] == b"\0\1" else ""
 
 
 def _listen(port: int) -> tuple[socket.socket, socket.socket]:

@@ -31,6 +31,9 @@ from gantry.network.nftables import Element, Elements, ip_field, name_field
 _log = logging.getLogger(__name__)
 
 OPTION = "gantry.egress.allow"
+_LONGEST = 86400  # and at most
+_RATE, _BURST = 50.0, 100.0  # refusals a second in the audit log, as of packets (`_script`)
+_LEARNED = 4096
 _SHORTEST = 60  # seconds that an answer counts at least: programs keep addresses a little
 
 Net: TypeAlias = IPv4Network | IPv6Network
@@ -117,10 +120,15 @@ class Restriction:
     elements: list[Element] = field(default_factory=list)
     guards: list[Element] = field(default_factory=list)
     learned_until: dict[tuple[str, str], float] = field(default_factory=dict)
+    tokens: float = 100.0
+    refused_at: float = 0.0
 
     def allows_name(self, name: str) -> bool:
-        """Whether it may be asked of others: some of its addresses might be allowed."""
-        return all(layer.names_it(name) or layer.networks for layer in self.layers)
+        """Whether it may be asked of others. A list of addresses alone says nothing of names:
+        some of a name's addresses might be allowed."""
+        return bool(name) and all(
+            layer.names_it(name) or not (layer.names or layer.below) for layer in self.layers
+        )
 
     async def learned(self, name: str, answer: bytes) -> None:
         """Let the addresses in an answer through before the container sees it."""
@@ -128,10 +136,22 @@ class Restriction:
             if record.type not in (dnswire.A, dnswire.AAAA) or not record.text:
                 continue
             if all(layer.names_it(name) or layer.contains(record.text) for layer in self.layers):
-                self.owner.admit(self, record.text, max(record.ttl, _SHORTEST))
+                self.owner.admit(self, record.text, min(max(record.ttl, _SHORTEST), _LONGEST))
 
     def refused_name(self, name: str) -> None:
-        self.owner.audit.write(self.networks, container=self.container, kind="dns", name=name)
+        """Written down, as long as there are not too many: each is a write to a file."""
+        now = time.monotonic()
+        self.tokens = min(_BURST, self.tokens + (now - self.refused_at) * _RATE)
+        self.refused_at = now
+        if self.tokens >= 1:
+            self.tokens -= 1
+            self.owner.audit.write(self.networks, container=self.container, kind="dns", name=name)
+
+    def forget(self, now: float) -> None:
+        """What was learned and is over."""
+        over = [key for key, until in self.learned_until.items() if until <= now]
+        for key in over:
+            del self.learned_until[key]
 
 
 class Egress:
@@ -204,6 +224,8 @@ class Egress:
             add.append(element)
             if until > now:
                 renew.append(element)
+            if len(restriction.learned_until) >= _LEARNED:
+                restriction.forget(now)
             restriction.learned_until[source, address] = now + seconds
         if add:
             self._elements.change(add=add, remove=renew, strict=False)
@@ -332,5 +354,14 @@ def _script(table: str, group: int) -> str:
         f"{head} ether type ip6 iifname . ip6 saddr != @guard6 ip6 saddr != fe80::/10"
         " ip6 saddr != :: drop",
         f"{head} ether type != {{ip, ip6, arp}} drop",
+        f"add chain bridge {table} input {{type filter hook input priority -300;}}",
+        f"flush chain bridge {table} input",
+    ]
+    # To this host itself: a link-local address is no source that `restricted6` would know.
+    head = f"add rule bridge {table} input iifname @guarded ip6 saddr fe80::/10"
+    lines += [
+        f"{head} icmpv6 type {{nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit,"
+        " mld-listener-report, mld2-listener-report} accept",
+        f"{head} drop",
     ]
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,112 @@ def test_names_that_are_not_allowed_are_refused_and_written_down(
         assert [(row["kind"], row["name"]) for row in rows] == [("dns", "example.org")]
 
     with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def odd_queries() -> dict[str, bytes]:
+    """Questions for secret.example.com that are not plain ones."""
+    head = b"\0\7\1\0\0\1\0\0\0\0\0\0"
+    name = b"\x06secret\x07example\x03com\0"
+    allowed = b"\x01a\x07example\x03org\0"
+    return {
+        "bytes that are no letters": head + b"\x01\xff" + name + b"\0\1\0\1",
+        "another class": head + name + b"\0\1\0\xff",
+        "a second question": b"\0\7\1\0\0\2\0\0\0\0\0\0" + allowed + b"\0\1\0\1"
+        + name + b"\0\1\0\1",
+        "another operation": head[:2] + b"\x11" + head[3:] + name + b"\0\1\0\1",
+        "a pointer": head + b"\x06secret\xc0\x16" + b"\0\1\0\1" + b"\x07example\x03com\0",
+        "a name cut short": head + b"\x3fsecret.example.com",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", odd_queries())
+def test_what_is_not_understood_is_not_passed_on(lan: Machine, tmp_path: Path, kind: str) -> None:
+    """Other servers may understand it: data would leave by names."""
+    query = odd_queries()[kind]
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: "*.example.org,192.0.2.1"}})
+        one = await networks.allocate(request("one", mode="shut"))
+
+        def ask_raw() -> bytes:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(3)
+                sock.sendto(query, ("127.0.0.11", 53))
+                return sock.recv(512)
+
+        with LanServer(lan) as server:
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(None, lambda: inside(one.netns_fd, ask_raw))
+            assert answer[3] & 0x0F == 5, "REFUSED"
+            assert await resolve(one, "example.com") == ["REFUSED"]
+            assert server.asked == []
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_refusals_fill_no_disk(lan: Machine, tmp_path: Path) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: "example.org"}})
+        one = await networks.allocate(request("one", mode="shut"))
+        loop = asyncio.get_running_loop()
+
+        def flood() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(3)
+                for number in range(2000):
+                    name = b"n%06d" % number
+                    sock.sendto(
+                        b"\0\7\1\0\0\1" + bytes(6) + bytes((len(name),)) + name
+                        + b"\x03com\0\0\1\0\1",
+                        ("127.0.0.11", 53),
+                    )  # fmt: skip
+                    sock.recv(512)
+
+        start = loop.time()
+        await loop.run_in_executor(None, lambda: inside(one.netns_fd, flood))
+        rows = (await networks.egress("shut"))["Refused"]
+        assert 100 <= len(rows) <= 101 + 50 * (loop.time() - start)
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_the_host_s_link_local_address_is_no_way_out(lan: Machine) -> None:
+    """A service of the host (a proxy, say) listens there, too."""
+
+    async def body(networks: Networks) -> None:
+        await networks.create(
+            {
+                "Name": "six",
+                "EnableIPv6": True,
+                "Options": {"com.docker.network.bridge.name": "six0"},
+                "IPAM": {"Config": [{"Subnet": "fd00:9::/64"}]},
+            }
+        )
+        shut = await networks.allocate(request("one", mode="six", egress=("192.0.2.0/24",)))
+        free = await networks.allocate(request("two", mode="six"))
+        shown = lan.host.run("ip", "-6", "addr", "show", "dev", "six0", "scope", "link")
+        address = shown.split("inet6 ")[1].split("/")[0]
+        loop = asyncio.get_running_loop()
+
+        def listen() -> socket.socket:
+            return socket.create_server(("::", 8080), family=socket.AF_INET6)
+
+        def connect() -> bool:
+            with socket.socket(socket.AF_INET6) as sock:
+                sock.settimeout(4)  # its own address may have to be found free first
+                try:
+                    sock.connect((address, 8080, 0, socket.if_nametoindex("eth0")))
+                except OSError:
+                    return False
+                return True
+
+        listener = await loop.run_in_executor(None, lambda: lan.host.call(listen))
+        with listener:
+            for sandbox, reached in ((free, True), (shut, False)):
+                fd = sandbox.netns_fd
+                assert await loop.run_in_executor(None, partial(inside, fd, connect)) is reached
+
+    with_networks(lan, body)
 
 
 def test_a_container_cannot_widen_its_networks_policy(lan: Machine, tmp_path: Path) -> None:
