@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gantry.cgroups import layout
+from gantry.ipc.protobuf import Value, encode, pair
 from gantry.kernel import mountapi as api
 from gantry.kernel import procfs, syscalls
 from gantry.model.record import Record
@@ -72,11 +73,11 @@ class Restored(NamedTuple):
     console: int | None
 
 
-def _common(wish: Wish, log: str, spec: oci.Spec, scope: ExitStack) -> dict[str, criu.Field]:
+def _common(wish: Wish, log: str, spec: oci.Spec, scope: ExitStack) -> dict[str, Value]:
     mode = CGROUP_MODES.get(wish.cgroup_mode)
     if mode is None:
         raise RuntimeFailure(f"Invalid manage-cgroups-mode value: {wish.cgroup_mode}")
-    found: dict[str, criu.Field] = {
+    found: dict[str, Value] = {
         "images_dir_fd": _folder(wish.image_path, scope),
         "log_level": 4,
         "log_file": log,
@@ -158,13 +159,13 @@ def dump(container: Container, spec: oci.Spec, wish: Wish) -> None:
                 options |= {"parent_img": wish.parent_path, "track_mem": True}
             if wish.page_server:
                 address, _, port = wish.page_server.rpartition(":")
-                options["ps"] = criu.encode([(1, address), (2, int(port))])
+                options["ps"] = encode([(1, address), (2, int(port))])
             if wish.status_fd >= 0:
                 options["status_fd"] = wish.status_fd
             if not wish.pre_dump:
                 options["ext_mnt"] = [
-                    *(criu.pair(to, to) for to, _ in _binds(spec, kept.cgroup_paths)),
-                    *(criu.pair(path, "/dev/null") for path in _masked(spec, container.pid)),
+                    *(pair(to, to) for to, _ in _binds(spec, kept.cgroup_paths)),
+                    *(pair(path, "/dev/null") for path in _masked(spec, container.pid)),
                 ]
                 _write_descriptors(wish.image_path, container.pid)
             criu.run(criu.PRE_DUMP if wish.pre_dump else criu.DUMP, options)
@@ -299,11 +300,11 @@ class _Restoring:
         self._pid = 0
         self.console: int | None = None
 
-    def options(self, wish: Wish) -> dict[str, criu.Field]:
+    def options(self, wish: Wish) -> dict[str, Value]:
         """What comes from outside, and where it is now."""
         spec = self._spec
         outside = [
-            criu.pair(to, source)
+            pair(to, source)
             for to, source in _binds(
                 spec.replace(mounts=tuple(m.mount.replace(source=m.source) if m.is_bind else m.mount
                                           for m in self._thought.plan.mounts)),
@@ -311,25 +312,25 @@ class _Restoring:
             )
         ]  # fmt: skip
         if self._thought.linux.masked_paths:
-            outside.append(criu.pair("/dev/null", "/dev/null"))
-        found: dict[str, criu.Field] = {"ext_mnt": outside}
+            outside.append(pair("/dev/null", "/dev/null"))
+        found: dict[str, Value] = {"ext_mnt": outside}
         if wish.lsm_profile:
             found["lsm_profile"] = wish.lsm_profile
         if wish.lsm_mount_context:
             found["lsm_mount_context"] = wish.lsm_mount_context
         pipes = enumerate(_read_descriptors(wish.image_path)[:3])
-        found["inherit_fd"] = [criu.pair(name, n) for n, name in pipes if name.startswith("pipe:")]
+        found["inherit_fd"] = [pair(name, n) for n, name in pipes if name.startswith("pipe:")]
         return found
 
     def namespaces(
-        self, options: dict[str, criu.Field], fds: Mapping[str, int], always: ExitStack
+        self, options: dict[str, Value], fds: Mapping[str, int], always: ExitStack
     ) -> list[int]:
         """Namespaces by path: CRIU gets them as fds, from 4 on."""
         passed: list[int] = []
         inherited = options["inherit_fd"]
         assert isinstance(inherited, list)
         options["join_ns"] = [
-            criu.pair(_JOINED[namespace.type], namespace.path)
+            pair(_JOINED[namespace.type], namespace.path)
             for namespace in self._thought.linux.namespaces
             if namespace.path and namespace.type in _JOINED
         ]
@@ -339,17 +340,17 @@ class _Restoring:
             if fd < 0:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 always.callback(os.close, fd)
-            inherited.append(criu.pair(key, 4 + len(passed)))
+            inherited.append(pair(key, 4 + len(passed)))
             passed.append(fd)
         return passed
 
-    def enter_cgroup(self, pid: int) -> Mapping[str, criu.Field]:
+    def enter_cgroup(self, pid: int) -> Mapping[str, Value]:
         """CRIU itself goes into the new cgroup: what it forks is born there."""
         cgroup = self._thought.cgroup
         self._undo.callback(_destroy, cgroup)
         cgroup.create(self._thought.resources)
         cgroup.attach(pid)
-        roots = [criu.pair(name, path) for name, path in procfs.cgroups(pid).items()]
+        roots = [pair(name, path) for name, path in procfs.cgroups(pid).items()]
         return {"cg_root": roots}
 
     def notified(self, notice: criu.Notice) -> None:

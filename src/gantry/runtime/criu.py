@@ -1,6 +1,6 @@
 """Talking to criu(8): `criu swrk`, one request and its notifications (CRIU's rpc.proto).
 
-Messages are protocol buffers; the few fields that count are written and read here.
+Messages are protocol buffers; the few fields that count are named here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
+from gantry.ipc.protobuf import Fields, Value, encode
 from gantry.kernel import syscalls
 from gantry.runtime import spawn
 from gantry.runtime.errors import RuntimeFailure
@@ -26,8 +27,6 @@ LAZY_PAGES: Final = 2
 _NOTIFY: Final = 6
 _WORKER: Final = 3  # the fd that `criu swrk` finds its socket at
 _ROOM: Final = 1 << 17
-
-Field = int | bool | str | bytes | Sequence["str | bytes"]
 
 # criu_opts: name → field number.
 OPTIONS: Final[Mapping[str, int]] = {
@@ -50,72 +49,13 @@ class Notice(NamedTuple):
     fd: int
 
 
-def _varint(value: int) -> bytes:
-    value &= 0xFFFFFFFFFFFFFFFF
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def encode(fields: Sequence[tuple[int, Field]]) -> bytes:
-    """A message of (number, value) pairs; a sequence is a repeated field."""
-    out = bytearray()
-    for number, value in fields:
-        if isinstance(value, int):
-            out += _varint(number << 3) + _varint(int(value))
-            continue
-        for one in [value] if isinstance(value, str | bytes) else value:
-            data = one.encode() if isinstance(one, str) else one
-            out += _varint(number << 3 | 2) + _varint(len(data)) + data
-    return bytes(out)
-
-
-def pair(first: str, second: str | int) -> bytes:
-    """A message of two fields, as most of CRIU's are (ext_mount_map, inherit_fd, cgroup_root)."""
-    return encode([(1, first), (2, second)])
-
-
-def decode(data: bytes) -> dict[int, int | bytes]:
-    """A message's fields, the last of each number. ValueError: it is none."""
-    found: dict[int, int | bytes] = {}
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(data):
-                raise ValueError("a message that ends too soon")
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(data):
-        key = varint()
-        if key & 7 == 0:
-            found[key >> 3] = varint()
-        elif key & 7 == 2:
-            size = varint()
-            found[key >> 3] = data[at : at + size]
-            at += size
-        else:
-            at += 8 if key & 7 == 1 else 4
-    return found
-
-
 def run(
     kind: int,
-    options: Mapping[str, Field],
+    options: Mapping[str, Value],
     *,
     stdio: tuple[int, int, int] | None = None,
     passed: Sequence[int] = (),
-    before: Callable[[int], Mapping[str, Field]] | None = None,
+    before: Callable[[int], Mapping[str, Value]] | None = None,
     notified: Callable[[Notice], None] = lambda notice: None,
 ) -> None:
     """One request, to its end. passed: fds that CRIU finds at 4 and up.
@@ -168,8 +108,7 @@ def require(feature: int) -> None:
         finally:
             ours.close()
             os.waitpid(pid, 0)
-    found = answer.get(8)
-    if not isinstance(found, bytes) or not decode(found).get(feature):
+    if not answer.message(8).number(feature):
         raise RuntimeFailure("CRIU is missing features")
 
 
@@ -190,28 +129,26 @@ def _move_up(fd: int, least: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
 
 
-def _converse(ours: socket.socket, notified: Callable[[Notice], None]) -> dict[int, int | bytes]:
+def _converse(ours: socket.socket, notified: Callable[[Notice], None]) -> Fields:
     while True:
         data, ancillary, _, _ = ours.recvmsg(_ROOM, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
         if not data:
             raise RuntimeFailure("criu failed: it ended without an answer")
         try:
-            answer = decode(data)
+            answer = Fields(data)
         except ValueError as error:
             raise RuntimeFailure(f"criu failed: {error}")
-        if not answer.get(2):
+        kind = answer.number(1)
+        if not answer.number(2):
             names = {DUMP: "DUMP", RESTORE: "RESTORE", PRE_DUMP: "PRE_DUMP", _NOTIFY: "NOTIFY"}
-            name = names.get(int(answer.get(1, 0)), str(answer.get(1)))
-            raise RuntimeFailure(f"criu failed: type {name} errno {int(answer.get(7, 0))}")
-        if answer.get(1) != _NOTIFY:
+            name = names.get(kind, str(kind))
+            raise RuntimeFailure(f"criu failed: type {name} errno {answer.number(7)}")
+        if kind != _NOTIFY:
             return answer
-        body = answer.get(5)
-        notice = decode(body) if isinstance(body, bytes) else {}
-        script, pid = notice.get(1, b""), notice.get(2, 0)
-        assert isinstance(script, bytes) and isinstance(pid, int)
+        notice = answer.message(5)
         fd = _received(ancillary)
         try:
-            notified(Notice(script.decode(), pid, fd))
+            notified(Notice(notice.text(1), notice.number(2), fd))
         finally:
             if fd >= 0:
                 os.close(fd)
