@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from gantry.model import failures
 from gantry.model.errors import StartFailed
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.shim.pipes import ChildFds
@@ -79,50 +79,15 @@ class RuntimeFailed(Exception):
         self.exit_code = exit_code
 
 
-_NOT_FOUND = (
-    "executable file not found",
-    "no such file or directory",
-    "not a directory",
-)
-
-
-def exit_code_of(text: str) -> int:
-    """What `docker run` ends with for a runtime's error text (moby `daemon/errors.go`)."""
-    lower = text.lower()
-    if "permission denied" in lower or "is a directory" in lower:
-        return 126
-    return 127 if any(words in lower for words in _NOT_FOUND) else 128
-
-
 def create_failed(error: RuntimeFailed) -> StartFailed:
-    """The text that dockerd has for a container that could not be started.
-
-    The additions are moby's: docker/cli looks for "permission denied" to exit with 126.
-    """
-    text = f"failed to create task for container: failed to create shim task: {_oci('create')}"
-    return _decorated(text, error)
+    """A container that could not be started, as dockerd says it."""
+    text = f"failed to create shim task: OCI runtime create failed: {error}: unknown"
+    return failures.create_failed(text, error.exit_code)
 
 
 def exec_failed(error: RuntimeFailed) -> StartFailed:
-    """The text that dockerd has for an exec that could not be started."""
-    return _decorated(_oci("exec"), error)
-
-
-def _oci(verb: str) -> str:
-    return f"OCI runtime {verb} failed: "
-
-
-def _decorated(prefix: str, error: RuntimeFailed) -> StartFailed:
-    text = f"{prefix}{error}: unknown"
-    lower = text.lower()
-    if "is a directory" in lower and "permission denied" not in lower:
-        text += ": permission denied"
-    elif "not a directory" in lower:
-        text += (
-            ": Are you trying to mount a directory onto a file (or vice-versa)? "
-            "Check if the specified host path exists and is the expected type"
-        )
-    return StartFailed(text, error.exit_code)
+    """An exec that could not be started, as dockerd says it."""
+    return failures.exec_failed(f"OCI runtime exec failed: {error}: unknown", error.exit_code)
 
 
 def has_own_pids(namespaces: Iterable[tuple[str, str]]) -> bool:
@@ -137,35 +102,3 @@ def read_if_there(path: str) -> str:
             return file.read()
     except OSError:
         return ""
-
-
-def oom_kills_of(pid: int) -> list[str]:
-    """Files whose oom_kill counter is that of the cgroup `pid` is in (v2 and v1)."""
-    folders: dict[str, str] = {}
-    for line in read_if_there(f"/proc/{pid}/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            folders[""] = f"/sys/fs/cgroup{path}"
-        elif "memory" in controllers.split(","):
-            folders["memory"] = f"/sys/fs/cgroup/memory{path}"
-    return oom_kill_files(folders)
-
-
-def oom_kill_files(folders: Mapping[str, str]) -> list[str]:
-    """The same for cgroups that are known: controller ("" for the unified one) → folder."""
-    found = [
-        f"{folders[kind]}/{name}"
-        for kind, name in (("", "memory.events"), ("memory", "memory.oom_control"))
-        if kind in folders
-    ]
-    return [path for path in found if os.path.exists(path)]
-
-
-def count_oom_kills(files: Sequence[str]) -> int:
-    """The sum of the `oom_kill` counters."""
-    total = 0
-    for path in files:
-        for line in read_if_there(path).splitlines():
-            if line.startswith("oom_kill "):
-                total += int(line.split()[1])
-    return total

@@ -15,8 +15,9 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gantry.cgroups import manager
+from gantry.cgroups import manager, oom
 from gantry.kernel import mountapi, syscalls
+from gantry.model.failures import exit_code_of
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.mounts.apply import apply
 from gantry.runtime.errors import NoSibling
@@ -24,9 +25,7 @@ from gantry.shim.backend import (
     Prepared,
     RuntimeFailed,
     Started,
-    exit_code_of,
     has_own_pids,
-    oom_kills_of,
     read_if_there,
 )
 from gantry.shim.pipes import ChildFds
@@ -91,7 +90,7 @@ class ExternalContainer:
         return started
 
     def oom_files(self, pid: int) -> list[str]:
-        return oom_kills_of(pid)
+        return oom.files_of(pid)
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started:
         process = f"{self._bundle}/exec-{os.getpid()}.json"

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from gantry.cgroups import manager
+from gantry.cgroups import manager, oom
 from gantry.cgroups.group import Cgroup
 from gantry.model.errors import GantryError
 from gantry.model.resources import Resources
@@ -21,7 +21,6 @@ from gantry.shim.backend import (
     RuntimeFailed,
     Started,
     has_own_pids,
-    oom_kill_files,
 )
 from gantry.shim.folder import remove_tree
 from gantry.shim.pipes import ChildFds
@@ -87,7 +86,7 @@ class InProcessContainer:
         return Started(container.pid, container.console, container.pidfd)
 
     def oom_files(self, pid: int) -> list[str]:
-        return oom_kill_files(self._running.state.cgroup_paths)
+        return oom.files_in(self._running.state.cgroup_paths)
 
     def exec(self, spec: ExecSpec, stdio: ChildFds) -> Started:
         try:

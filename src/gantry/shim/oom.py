@@ -11,8 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from gantry.cgroups.oom import kills_in
 from gantry.kernel import libc
-from gantry.shim.backend import count_oom_kills
 
 _V1: Final = "memory.oom_control"
 _MODIFIED: Final = 2  # IN_MODIFY
@@ -24,7 +24,7 @@ _ADD.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 def watch(files: Sequence[str]) -> int:
     """An fd that is readable after each kill (and may be for less); -1: there is none.
 
-    files: as `backend.oom_kills_of` gives them.
+    files: as `cgroups.oom.files_of` gives them.
     """
     for path in files:
         try:
@@ -73,7 +73,7 @@ def happened(fd: int, files: Sequence[str], before: int) -> tuple[bool, int]:
         os.read(fd, 4096)
     except BlockingIOError:
         return False, before
-    kills = count_oom_kills(files)
+    kills = kills_in(files)
     if any(path.endswith(_V1) for path in files):
         # v1 tells before it kills, so the count says nothing; and of the cgroup's removal.
         return any(os.path.exists(path) for path in files), kills

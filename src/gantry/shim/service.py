@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+from gantry.cgroups.oom import kills_in
 from gantry.ipc import wire
 from gantry.ipc.channel import Channel, peer_credentials
 from gantry.ipc.frames import Message, ProtocolError, close_all
@@ -23,7 +24,7 @@ from gantry.kernel import pidfd, procfs, syscalls
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
 from gantry.shim import oom, pipes, worker
-from gantry.shim.backend import Backend, RuntimeFailed, count_oom_kills, exec_failed
+from gantry.shim.backend import Backend, RuntimeFailed, exec_failed
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
@@ -274,7 +275,7 @@ class Shim:
     def _ended(self, process: Running, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         is_init = process is self._init
-        for_memory = is_init and (self._oom_happened or count_oom_kills(self._oom_files) > 0)
+        for_memory = is_init and (self._oom_happened or kills_in(self._oom_files) > 0)
         process.exit = ExitStatus(code if code >= 0 else 128 - code, time.time(), for_memory)
         if is_init:
             self._end_others()
