@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from gantry.cgroups.oom import kills_in
 from gantry.ipc import wire
-from gantry.ipc.channel import Channel, peer_credentials
-from gantry.ipc.frames import Message, ProtocolError, close_all
+from gantry.ipc.channel import Channel
+from gantry.ipc.frames import Message, close_all
 from gantry.kernel import pidfd, procfs, syscalls
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
@@ -28,13 +28,11 @@ from gantry.shim.backend import Backend, RuntimeFailed, exec_failed
 from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
-from gantry.shim.loop import GONE, READ, WRITE, Loop
+from gantry.shim.loop import GONE, READ, Loop
+from gantry.shim.peers import Peers
+from gantry.shim.running import Endings, Running
 from gantry.shim.runtimes import GANTRY, make_backend
 from gantry.shim.stdio import ProcessIO
-
-DRAIN_SECONDS = 2.0
-"""How long outputs that others still hold open are read after the process's end (moby's)."""
-
 
 FOLDER_SECONDS = 2.0
 
@@ -43,23 +41,6 @@ REAPED_SECONDS = 0.2
 
 UNKNOWN = 255 << 8
 """The wait status of a process that was reaped without the kernel's telling how it ended."""
-
-
-class Running:
-    """A process of the container: init ("") or exec'ed. exit is set when it was reaped.
-
-    pidfd: of one that others reap, -1 for a child of ours.
-    """
-
-    __slots__ = ("exit", "io", "name", "pid", "pidfd", "published")
-
-    def __init__(self, name: str, pid: int, io: ProcessIO, pidfd: int = -1) -> None:
-        self.name = name
-        self.pid = pid
-        self.pidfd = pidfd
-        self.io = io
-        self.exit: ExitStatus | None = None
-        self.published = False
 
 
 class Shim:
@@ -72,7 +53,8 @@ class Shim:
         self._started_at = made.started_at
         self._own_pids = made.own_pids
         self._oom_files = made.oom_files
-        self._peers: dict[int, Channel] = {}
+        self._peers = Peers(self._loop, self._answer, self._leave_when_done)
+        self._endings = Endings(self._loop, self._tell)
         self._execs: dict[str, Running] = {}
         self._unseen: dict[str, ExitStatus] = {}
         self._helpers: dict[int, Callable[[], None]] = {}
@@ -94,12 +76,11 @@ class Shim:
             self._processes[made.pid] = self._init
         else:
             self._loop.watch(made.pidfd, READ, self._init_ended)
-        self._listener: socket.socket | None = socket.socket(fileno=made.listener)
-        self._loop.watch(made.listener, READ, self._accept)
+        self._peers.listen(socket.socket(fileno=made.listener))
         self._oom, self._oom_kills, self._oom_happened = made.oom, 0, False
         if made.oom >= 0:
             self._loop.watch(made.oom, READ, self._out_of_memory)
-        self._add_peer(Channel(control))
+        self._peers.add(Channel(control))
 
     def serve(self) -> None:
         """Until the container is deleted and every client has what it is owed."""
@@ -112,11 +93,8 @@ class Shim:
 
     def close(self) -> None:
         """Let go of everything (for rehearsals): a shim that is over just exits."""
-        for peer in list(self._peers.values()):
-            self._drop_peer(peer)
+        self._peers.close()
         self._init.io.close()
-        if self._listener is not None:
-            self._listener.close()
         self._loop.close()
 
     @property
@@ -145,83 +123,18 @@ class Shim:
 
         self._work(work)
 
-    # -- peers ------------------------------------------------------------------------
-
-    def _accept(self, _events: int) -> None:
-        assert self._listener is not None
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
-        if peer_credentials(sock)[1] not in (0, os.geteuid()):
-            sock.close()
-            return
-        self._add_peer(Channel(sock))
-
-    def _add_peer(self, peer: Channel) -> None:
-        peer.sock.setblocking(False)
-        fd = peer.fileno()
-        self._peers[fd] = peer
-
-        def ready(events: int) -> None:
-            self._peer_ready(peer, events)
-
-        self._loop.watch(fd, READ, ready)
-
-    def _drop_peer(self, peer: Channel) -> None:
-        fd = peer.fileno()
-        if self._peers.pop(fd, None) is not None:
-            self._loop.unwatch(fd)
-            peer.close()
-            self._leave_when_done()
-
-    def _peer_ready(self, peer: Channel, events: int) -> None:
-        try:
-            if events & WRITE:
-                peer.flush()
-                if not peer.pending:
-                    self._loop.change(peer.fileno(), READ)
-                    self._leave_when_done()
-            if events & ~WRITE:
-                for message in peer.receive_ready():
-                    self._handle(peer, message)
-        except (EOFError, OSError, ProtocolError):
-            self._drop_peer(peer)
-
-    def _handle(self, peer: Channel, message: Message) -> None:
-        ident = message.head.get("id")
-        try:
-            op = OPERATIONS.get(message.text("op"))
-            if op is None:
-                raise System(f"the shim knows no {message.text('op')!r}")
-            head, body, fds = op(self, message)
-        except (GantryError, OSError) as error:
-            self._send(peer, {"id": ident, "error": wire.error_to_wire(error)})
-        except Exception as error:  # a container must not die of one bad request
-            self._send(peer, {"id": ident, "error": wire.error_to_wire(System(str(error)))})
-        else:
-            self._send(peer, {"id": ident, **head}, body, fds)
-        finally:
-            message.close()
-        self._leave_when_done()
-
-    def _send(
-        self, peer: Channel, head: wire.Head, body: bytes = b"", fds: Sequence[int] = ()
-    ) -> None:
-        try:
-            peer.queue(head, body, fds)
-        except OSError:
-            return  # its end of file comes next
-        if peer.pending:
-            self._loop.change(peer.fileno(), READ | WRITE)
+    def _answer(self, message: Message) -> worker.Result:
+        op = OPERATIONS.get(message.text("op"))
+        if op is None:
+            raise System(f"the shim knows no {message.text('op')!r}")
+        return op(self, message)
 
     def _out_of_memory(self, _events: int) -> None:
         """Nobody hears of it after init's end: that says so itself."""
         happened, self._oom_kills = oom.happened(self._oom, self._oom_files, self._oom_kills)
         self._oom_happened |= happened
         if happened and self._init.exit is None:
-            for peer in list(self._peers.values()):
-                self._send(peer, {"event": "oom"})
+            self._peers.publish({"event": "oom"})
 
     # -- children ---------------------------------------------------------------------
 
@@ -249,16 +162,7 @@ class Shim:
         self._ended(init, status)
 
     def _fork(self, work: Callable[[], None], then: Callable[[], None]) -> None:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.nice(10)
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        self._helpers[pid] = then
+        self._helpers[worker.fork(work)] = then
 
     def child_ended(self, pid: int, status: int) -> None:
         """A child was waited for: init, an exec, a worker, or an orphan of the container."""
@@ -276,13 +180,10 @@ class Shim:
         code = os.waitstatus_to_exitcode(status)
         is_init = process is self._init
         for_memory = is_init and (self._oom_happened or kills_in(self._oom_files) > 0)
-        process.exit = ExitStatus(code if code >= 0 else 128 - code, time.time(), for_memory)
+        ended = ExitStatus(code if code >= 0 else 128 - code, time.time(), for_memory)
         if is_init:
             self._end_others()
-        process.io.drain()
-        self._output_ended()
-        if not process.published:
-            self._wait_for_output(process, process.io.activity)
+        self._endings.ended(process, ended)
 
     def _end_others(self) -> None:
         """Without a pid namespace of its own, what init leaves behind goes on without us."""
@@ -293,28 +194,13 @@ class Shim:
         except GantryError:
             pass  # nobody was left
 
-    def _wait_for_output(self, process: Running, activity: int) -> None:
-        def look() -> None:
-            if process.published:
-                return
-            if process.io.activity == activity:
-                process.io.finish()
-            else:
-                self._wait_for_output(process, process.io.activity)
-
-        self._loop.later(DRAIN_SECONDS, look)
-
     def _output_ended(self) -> None:
-        """Publish every process that has ended and whose output is complete."""
         for process in [self._init, *self._execs.values()]:
-            if process.exit is not None and process.io.ended and not process.published:
-                process.published = True
-                self._publish(process.name, process.exit)
-                self._execs.pop(process.name, None)
+            self._endings.look(process)
 
-    def _publish(self, name: str, status: ExitStatus) -> None:
-        for peer in list(self._peers.values()):
-            self._send(peer, {"event": "exit", "exec": name, "exit": wire.exit_to_wire(status)})
+    def _tell(self, name: str, status: ExitStatus) -> None:
+        self._peers.publish({"event": "exit", "exec": name, "exit": wire.exit_to_wire(status)})
+        self._execs.pop(name, None)
         if not name:
             self.folder.write_exit(status)
             self._look_for_folder()
@@ -445,7 +331,7 @@ class Shim:
 
     def _state(self, _message: Message) -> worker.Result:
         status = "paused" if self._paused else "running"
-        exited = self._init.exit if self._init.published else None
+        exited = self._init.exit if self._init.told else None
         state = TaskState(
             container_id=self.spec.container_id,
             status="stopped" if exited else status,
@@ -462,10 +348,7 @@ class Shim:
         if self._init.exit is None:
             raise Conflict(f"container {self.spec.container_id} is running")
         self._backend.delete()
-        if self._listener is not None:
-            self._loop.unwatch(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
+        self._peers.stop_listening()
         self.folder.remove()
         self._deleted = True
         return {}, b"", []
@@ -475,7 +358,7 @@ class Shim:
         if not self._deleted or self._helpers:
             return
         running = [self._init, *self._execs.values()]
-        if all(p.io.idle for p in running) and not any(p.pending for p in self._peers.values()):
+        if all(p.io.idle for p in running) and not self._peers.pending:
             self._loop.stop()
         else:
             self._loop.later(0.5, self._leave_when_done)

@@ -69,6 +69,21 @@ def _answer(channel: Channel, work: Callable[[], Result]) -> None:
         channel.send(head, body, fds)
 
 
+def fork(work: Callable[[], None]) -> int:
+    """Do `work` in a child in the background, at low priority: its pid. Nobody hears how it went
+    but by its end."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.nice(10)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
 def wait_gone(pid: int) -> None:
     """Kill a dead shim's worker, which may still be dying, and wait till it is gone."""
     try:
