@@ -55,16 +55,27 @@ def stdio_from_wire(value: object) -> StdioSpec:
     raise ProtocolError("bad stdio")
 
 
+def log_to_wire(log: LogSpec) -> list[object]:
+    return [log.driver, log.path, log.max_size, log.max_file, log.compress, dict(log.attrs)]
+
+
+def log_from_wire(entry: object) -> LogSpec:
+    match entry:
+        case [str(driver), str(path), int(size), int(files), compress, dict(attrs)]:
+            named = {str(key): str(value) for key, value in attrs.items()}
+            return LogSpec(driver, path, size, files, bool(compress), named)
+    raise ProtocolError("bad log")
+
+
 def task_to_wire(spec: TaskSpec, bundle: str) -> Head:
     """Everything but the OCI configuration, which goes as the body."""
-    log = spec.log
     return {
         "v": VERSION,
         "container": spec.container_id,
         "bundle": bundle,
         "rootfs": [[m.type, m.source, list(m.options), m.target] for m in spec.rootfs],
         "stdio": stdio_to_wire(spec.stdio),
-        "log": [log.driver, log.path, log.max_size, log.max_file, log.compress, dict(log.attrs)],
+        "log": log_to_wire(spec.log),
         "runtime": spec.runtime,
         "runtime_args": list(spec.runtime_args),
         "systemd_cgroup": spec.systemd_cgroup,
@@ -77,7 +88,7 @@ def task_from_wire(message: Message) -> TaskSpec:
         spec=message.body,
         rootfs=tuple(_mount(entry) for entry in _sequence(message.head.get("rootfs"))),
         stdio=stdio_from_wire(message.head.get("stdio")),
-        log=_log(message.head.get("log")),
+        log=log_from_wire(message.head.get("log")),
         runtime=message.text("runtime"),
         runtime_args=tuple(str(word) for word in _sequence(message.head.get("runtime_args"))),
         systemd_cgroup=message.flag("systemd_cgroup"),
@@ -189,11 +200,3 @@ def _mount(entry: object) -> Mount:
         case [str(kind), str(source), list(options), str(target)]:
             return Mount(kind, source, tuple(str(option) for option in options), target)
     raise ProtocolError("bad mount")
-
-
-def _log(entry: object) -> LogSpec:
-    match entry:
-        case [str(driver), str(path), int(size), int(files), compress, dict(attrs)]:
-            named = {str(key): str(value) for key, value in attrs.items()}
-            return LogSpec(driver, path, size, files, bool(compress), named)
-    raise ProtocolError("bad log")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gantry.cgroups import manager, oom
+from gantry.cgroups.runc_stats import runc_stats
 from gantry.kernel import mountapi, syscalls
 from gantry.model.failures import exit_code_of
 from gantry.model.task import ExecSpec, TaskSpec
@@ -29,7 +30,6 @@ from gantry.shim.backend import (
     read_if_there,
 )
 from gantry.shim.pipes import ChildFds
-from gantry.shim.stats import runc_stats
 
 
 class ExternalContainer:

@@ -13,9 +13,11 @@ and checks would make a shim touch half a megabyte of shared pages.
 from __future__ import annotations
 
 import marshal
+import socket
 import struct
 from typing import NamedTuple
 
+from gantry.ipc.channel import send_some
 from gantry.model.task import LogSpec, StdioSpec, TaskSpec
 from gantry.shim.pipes import OurFds
 
@@ -25,7 +27,7 @@ PID_BYTES = 4
 
 
 class Handover(NamedTuple):
-    """A running container. The receiver owns the fds.
+    """A running container. The receiver owns the fds. (A keeper's: pid 0, streams alone.)
 
     pidfd: init's, when it is not the receiver's child; else -1.
     attachments: for each client its socket and (stdin, stdout, stderr). oom_files: where
@@ -79,6 +81,15 @@ def pack(handover: Handover) -> tuple[bytes, list[int]]:
     if fds.stdin >= 0:
         passed.append(fds.stdin)
     return prefix + rest, passed
+
+
+def hand_over(shim: socket.socket, made: Handover) -> None:
+    """Send it whole; the fds stay the caller's, too."""
+    blob, fds = pack(made)
+    data = memoryview(blob)
+    while data:
+        sent = send_some(shim, data, fds)
+        data, fds = data[sent:], []
 
 
 def unpack(data: bytes, fds: list[int]) -> Handover:

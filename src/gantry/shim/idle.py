@@ -16,8 +16,8 @@ import os
 import select
 from _socket import socket, socketpair
 from array import array
+from collections.abc import Callable
 
-from gantry.shim import starter
 from gantry.shim.handover import PID_BYTES
 
 _SPACE = 1040  # CMSG_SPACE(250 fds)
@@ -25,7 +25,11 @@ _CMSG_CLOEXEC = 0x40000000
 _HEADER = 9  # handover.PREFIX
 
 
-def wait(control: int, hand: int) -> tuple[bytes, list[int]] | None:
+Starter = Callable[[int, int], None]
+"""Makes a container, in a child: gets the control socket, and one for the handover."""
+
+
+def wait(control: int, hand: int, starter: Starter) -> tuple[bytes, list[int]] | None:
     """The container's handover when there is something to do; None: it was not made.
 
     hand: the socket it comes from, which is told our pid. When it ends with nothing, what
@@ -42,17 +46,17 @@ def wait(control: int, hand: int) -> tuple[bytes, list[int]] | None:
         return _asleep(control, data, fds)
     poll = select.poll()
     poll.register(control, 1)
-    return None if poll.poll()[0][1] & select.POLLHUP else wait_for_child(control)
+    return None if poll.poll()[0][1] & select.POLLHUP else wait_for_child(control, starter)
 
 
-def wait_for_child(control: int) -> tuple[bytes, list[int]] | None:
+def wait_for_child(control: int, starter: Starter) -> tuple[bytes, list[int]] | None:
     """`wait`, with a starter of our own, which is forked at once."""
     ours, theirs = socketpair()
     child = os.fork()
     if child == 0:
         try:
             ours.close()
-            starter.for_one(control, theirs.detach())
+            starter(control, theirs.detach())
         finally:
             os._exit(0)
     theirs.close()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gantry.cgroups import manager, oom
 from gantry.cgroups.group import Cgroup
+from gantry.cgroups.runc_stats import runc_stats
 from gantry.model.errors import GantryError
 from gantry.model.resources import Resources
 from gantry.model.task import ExecSpec, TaskSpec
@@ -24,7 +25,6 @@ from gantry.shim.backend import (
 )
 from gantry.shim.folder import remove_tree
 from gantry.shim.pipes import ChildFds
-from gantry.shim.stats import runc_stats
 
 CLEAN_SECONDS = 5.0
 

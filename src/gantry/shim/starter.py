@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from gantry.ipc import wire
-from gantry.ipc.channel import Channel, send_some
+from gantry.ipc.channel import Channel
 from gantry.ipc.frames import Message, ProtocolError, close_all
 from gantry.kernel import syscalls
 from gantry.model.errors import GantryError
@@ -34,7 +34,7 @@ from gantry.runtime.errors import NoSibling
 from gantry.shim import handover, oom, pipes, worker
 from gantry.shim.backend import Backend, RuntimeFailed, Started, create_failed
 from gantry.shim.folder import Folder
-from gantry.shim.handover import Handover
+from gantry.shim.handover import Handover, hand_over
 from gantry.shim.runtimes import make_backend
 
 _COLLECT: Final = 16
@@ -162,7 +162,7 @@ def start(
             ),
             pidfd=-1 if started.pidfd is None else started.pidfd,
         )
-        _hand_over(shim, made)
+        hand_over(shim, made)
         undo.pop_all()
         answer |= {"pid": started.pid, "started_at": made.started_at, "shim": shim_pid}
         try:
@@ -210,14 +210,6 @@ def _create(
     )
     started = backend.start(spec, netns, child, sibling=sibling)
     return started, bool(prepared.get("own_pids"))
-
-
-def _hand_over(shim: socket.socket, made: Handover) -> None:
-    blob, fds = handover.pack(made)
-    data = memoryview(blob)
-    while data:
-        sent = send_some(shim, data, fds)
-        data, fds = data[sent:], []
 
 
 def clean(folder: Folder) -> str:

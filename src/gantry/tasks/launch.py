@@ -21,11 +21,15 @@ from gantry.ipc.launcher import READY, READY_ALL
 from gantry.kernel.syscalls import sealed_memfd
 from gantry.model.errors import System
 
+SHIMS = "gantry.shim.launcher"
+KEEPERS = "gantry.shim.keepers"
+"""Modules whose `main` is a launcher: of shims, of keepers (of streams, beside containerd)."""
+
 _CODE = (
     "import os,sys;"
     "sys.path.insert(0,sys.argv[1]);"
     "os.close(int(sys.argv[3]));"
-    "from gantry.shim.launcher import main;"
+    "from {} import main;"
     "main(int(sys.argv[2]),sys.argv[4])"
 )
 
@@ -63,10 +67,10 @@ class Interpreter:
         """Forget the copy; processes that run from it keep it."""
         os.close(self._fd)
 
-    def launch(self, scratch: str, *, timeout: float = 20.0) -> Launched:
+    def launch(self, scratch: str, module: str = SHIMS, *, timeout: float = 20.0) -> Launched:
         """Start a launcher and wait till it is warm. scratch: a folder that it may make.
 
-        System: it did not start, and why.
+        module: whose launcher. System: it did not start, and why.
         """
         ours, theirs = socket.socketpair()
         source = str(Path(gantry.__file__).parent.parent)
@@ -75,7 +79,7 @@ class Interpreter:
             process = subprocess.Popen(
                 [
                     self.path,
-                    *("-I", "-S", "-X", "utf8", "-c", _CODE),
+                    *("-I", "-S", "-X", "utf8", "-c", _CODE.format(module)),
                     source,
                     str(theirs.fileno()),
                     str(self._fd),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gantry.ipc.channel import send_some
 from gantry.ipc.launcher import MODULES, SHIM, STARTER
 from gantry.model.errors import System
-from gantry.tasks.launch import Interpreter, Launched
+from gantry.tasks.launch import SHIMS, Interpreter, Launched
 
 SPARE = 2
 """Shims forked ahead (0.3 MiB each): a start then waits for no fork but the container's own."""
@@ -37,10 +37,11 @@ class NewShim(NamedTuple):
 
 class Launcher:
     """python: the interpreter it runs on, None for ours. scratch: a folder for its rehearsal,
-    which it makes and removes. generation: launchers so far."""
+    which it makes and removes. module: what it forks. generation: launchers so far."""
 
-    def __init__(self, python: str | None, scratch: str) -> None:
+    def __init__(self, python: str | None, scratch: str, module: str = SHIMS) -> None:
         self._scratch = scratch
+        self._module = module
         self._python = python
         self._interpreter: Interpreter | None = None
         self._launched: Launched | None = None
@@ -151,7 +152,7 @@ class Launcher:
     def _launch(self) -> Launched:
         if self._interpreter is None:
             self._interpreter = Interpreter(self._python)
-        return self._interpreter.launch(self._scratch)
+        return self._interpreter.launch(self._scratch, self._module)
 
     def _readable(self, launched: Launched) -> None:
         try:
