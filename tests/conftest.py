@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def shared_engine() -> Iterator[Engine]:
     """One engine with a busybox image for all tests that leave it as they found it."""
-    with Engine() as engine:
+    with engines.under_test() as engine:
         engine.add_image()
         yield engine
 

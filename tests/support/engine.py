@@ -1,7 +1,8 @@
 """Start and stop an engine, ours or Debian's dockerd, in scratch roots.
 
 `GANTRY_TEST_ENGINE` chooses (`gantry`, the default, or `dockerd`); `GANTRY_TEST_GANTRYD`
-names another gantryd than the one beside this Python.
+names another gantryd than the one beside this Python. `GANTRY_TEST_SUPERVISOR=containerd`
+puts a real containerd below ours.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ def chosen() -> str:
     if kind not in ("gantry", "dockerd"):
         raise ValueError(f"GANTRY_TEST_ENGINE: {kind!r} is neither gantry nor dockerd")
     return kind
+
+
+def under_test() -> Engine:
+    """Return the engine under test, not started."""
+    if os.environ.get("GANTRY_TEST_SUPERVISOR") == "containerd":
+        from tests.support.supervised import SupervisedEngine
+
+        return SupervisedEngine()
+    return Engine()
 
 
 def program(kind: str) -> str:

@@ -22,6 +22,8 @@ from tests.support.engine import Engine
 from tests.support.wait import eventually
 
 GANTRY_RUNC = str(Path(sys.executable).parent / "gantry-runc")
+CONTAINERD = os.environ.get("GANTRY_TEST_CONTAINERD", "")
+"""Another containerd than the one in PATH, with its shims beside it."""
 _SBIN = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _UNIFIED = Path("/sys/fs/cgroup/unified/cgroup.controllers")
 
@@ -165,8 +167,8 @@ def containerd(folder: Path) -> Iterator[Ctr]:
     made = Ctr(f"{folder}/c.sock", rootfs, f"gantry{os.getpid()}")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [find("containerd"), "-c", str(settings)], stdout=log, stderr=log,
-            env={**os.environ, "PATH": _SBIN},
+            [CONTAINERD or find("containerd"), "-c", str(settings)], stdout=log, stderr=log,
+            env={**os.environ, "PATH": f"{os.path.dirname(CONTAINERD)}:{_SBIN}".lstrip(":")},
         )  # fmt: skip
         try:
             eventually(lambda: made("version").code == 0, timeout=30)

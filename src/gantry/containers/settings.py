@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,17 +15,28 @@ OWN_RUNTIME = "gantry"
 _OWN_NAMES = ("gantry", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux")
 
 
+_OF_CONTAINERD = re.compile(r"[^./][^/]*\.[^./]+")
+"""A runtime of containerd's by name: never a path, which would be executed as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """An OCI runtime. path: "gantry" for our own, else an absolute path."""
+    """An OCI runtime. path: "gantry" for our own, else an absolute path.
+
+    type: in the place of a path, a runtime of containerd's ("io.containerd.kata.v2") with its
+    options, for a daemon that has a containerd below.
+    """
 
     path: str
     args: tuple[str, ...] = ()
+    type: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Names as in daemon.json. shutdown_timeout: seconds, -1 without end."""
+    """Names as in daemon.json. shutdown_timeout: seconds, -1 without end; containerd: the socket
+    of the one below, "" for our own shims."""
 
     data_root: str
     exec_root: str
@@ -48,6 +60,7 @@ class Settings:
     shutdown_timeout: int = 15
     recursive_read_only: bool = True
     abilities: Abilities = field(default_factory=Abilities)
+    containerd: str = ""
 
     @property
     def containers(self) -> str:
@@ -65,6 +78,8 @@ class Settings:
         if name in _OWN_NAMES:
             return Runtime(OWN_RUNTIME)
         found = self.runtimes.get(name)
+        if found is None and self.containerd and _OF_CONTAINERD.fullmatch(name):
+            found = Runtime("", type=name)
         if found is None:
             raise InvalidParameter(f"unknown or invalid runtime name: {name}")
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -101,6 +100,8 @@ class Starter:
                 runtime=runtime.path,
                 runtime_args=runtime.args,
                 systemd_cgroup=core.settings.systemd_cgroup,
+                runtime_type=runtime.type,
+                runtime_options=runtime.options,
             )
             task, streams = await core.tasks.start(
                 spec, found.sandbox.netns_fd, [each.streams for each in waiting]
@@ -120,7 +121,7 @@ class Starter:
             exit_code=0,
             error="",
             oom_killed=False,
-            started_at=time.time_ns(),
+            started_at=int(task.started_at * 1e9),
             ended_at_shutdown=False,
         )
         core.note(container)

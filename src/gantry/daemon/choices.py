@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 
 from gantry.cgroups import abilities, layout
 from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
@@ -14,13 +15,18 @@ from gantry.model.errors import InvalidParameter
 from gantry.network.settings import DEFAULT_POOLS, NetworkSettings
 from gantry.registry.settings import Proxies, RegistrySettings, parse_settings
 
+RUNC_SHIM = "io.containerd.runc.v2"
 _INITS = ("/usr/libexec/docker/docker-init", "/usr/bin/docker-init", "/usr/bin/tini-static")
 
 
 def container_settings(options: Options) -> Settings:
     """What the containers' services must know. InvalidParameter."""
     init = options.text("init-path") or next((p for p in _INITS if os.path.exists(p)), "")
-    runtimes = {name: _runtime(name, value) for name, value in options.mapping("runtimes").items()}
+    containerd = options.text("containerd")
+    runtimes = {
+        name: _runtime(name, value, containerd)
+        for name, value in options.mapping("runtimes").items()
+    }
     for name in ("runc", "crun"):
         found = _which(name)
         if found:
@@ -52,21 +58,45 @@ def container_settings(options: Options) -> Settings:
         live_restore=options.flag("live-restore"),
         shutdown_timeout=options.number("shutdown-timeout"),
         abilities=abilities.detect(),
+        containerd=containerd,
     )
     settings.runtime(default_runtime)
     return settings
 
 
-def _runtime(name: str, value: object) -> Runtime:
-    if name in (OWN_RUNTIME, "io.containerd.runc.v2"):
+def _runtime(name: str, value: object, containerd: str) -> Runtime:
+    """One entry of `runtimes` (moby daemon/runtime_unix.go has the texts)."""
+    if name in (OWN_RUNTIME, RUNC_SHIM):
         raise InvalidParameter(f"runtime name '{name}' is reserved")
-    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
-        raise InvalidParameter(f"runtime {name} needs a path")
-    arguments = value.get("runtimeArgs") or []
-    path = str(value["path"])
-    if not path.startswith("/"):
-        path = _which(path) or path
-    return Runtime(path, tuple(str(argument) for argument in arguments))
+    entry = value if isinstance(value, dict) else {}
+    path, kind = str(entry.get("path") or ""), str(entry.get("runtimeType") or "")
+    arguments = tuple(str(word) for word in entry.get("runtimeArgs") or ())
+    options = entry.get("options") or {}
+    if not path and not kind:
+        raise InvalidParameter(f"runtime {name}: either a runtimeType or a path must be configured")
+    if path and kind:
+        raise InvalidParameter(
+            f"runtime {name}: cannot configure both path and runtimeType for the same runtime"
+        )
+    if path:
+        if options:
+            raise InvalidParameter(f"runtime {name}: options cannot be used with a path runtime")
+        return Runtime(path if path.startswith("/") else _which(path) or path, arguments)
+    if arguments:
+        raise InvalidParameter(f"runtime {name}: args cannot be used with a runtimeType runtime")
+    if not isinstance(options, dict):
+        raise InvalidParameter(f"runtime {name}: options must be an object")
+    if containerd:
+        return Runtime("", type=kind, options=options)
+    return _without_containerd(name, kind, options)
+
+
+def _without_containerd(name: str, kind: str, options: Mapping[str, object]) -> Runtime:
+    """What containerd's runc shim would call, our own shim calls, too."""
+    if kind != RUNC_SHIM:
+        raise InvalidParameter(f"runtime {name}: {kind} needs a containerd (--containerd)")
+    program = str(options.get("BinaryName") or "runc")
+    return Runtime(program if program.startswith("/") else _which(program) or program)
 
 
 def _which(name: str) -> str:
@@ -152,7 +182,7 @@ def reload_attributes(options: Options, settings: Settings) -> dict[str, str]:
         return "true" if options.flag(key) else "false"
 
     runtimes = {OWN_RUNTIME: "gantry-runc"}
-    runtimes.update({name: runtime.path for name, runtime in settings.runtimes.items()})
+    runtimes.update({name: r.path or r.type for name, r in settings.runtimes.items()})
     return {
         "debug": flag("debug"),
         "default-ipc-mode": settings.default_ipc_mode,

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from gantry.api.app import make_app
@@ -44,6 +43,7 @@ from gantry.daemon.choices import (
 from gantry.daemon.drivers import snapshotter
 from gantry.daemon.images import ImagesForContainers
 from gantry.daemon.options import Options
+from gantry.daemon.supervisors import supervisor
 from gantry.daemon.system import ENGINE_VERSION, Facts, System
 from gantry.daemon.tls import server_context
 from gantry.events.bus import EventBus
@@ -59,7 +59,6 @@ from gantry.store.database import Database
 from gantry.store.images import SqliteImageStore
 from gantry.store.networks import SqliteNetworkStore
 from gantry.store.volumes import VolumeStore
-from gantry.tasks.driver import ShimTasks
 from gantry.volumes.service import Volumes
 
 _log = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ class Engine:
         roots.write_pidfile(options.text("pidfile"), files)
         os.makedirs(settings.containers, mode=0o710, exist_ok=True)
 
-        tasks = ShimTasks(Path(settings.exec_root))
+        tasks = supervisor(settings, options.text("containerd-namespace"))
         undo.push_async_callback(tasks.aclose)
         # The launcher takes a while to import what it needs: it does so beside us.
         async with asyncio.TaskGroup() as starting:
@@ -218,7 +217,7 @@ class Engine:
 
         system = System(
             options,
-            self._facts(settings, snapshots, images, events),
+            self._facts(settings, snapshots, images, events, tasks.version),
             containers,
             lambda since, until, filters: subscribe(events, since, until, filters),
             usage,
@@ -247,9 +246,14 @@ class Engine:
         self.addresses = listeners.addresses
 
     def _facts(
-        self, settings: Settings, snapshots: Snapshotter, images: Images, events: EventBus
+        self,
+        settings: Settings,
+        snapshots: Snapshotter,
+        images: Images,
+        events: EventBus,
+        containerd: tuple[str, str],
     ) -> Facts:
-        runtimes = {name: runtime.path for name, runtime in settings.runtimes.items()}
+        runtimes = {name: r.path or r.type for name, r in settings.runtimes.items()}
         security = ["name=seccomp,profile=" + (settings.seccomp_profile or "builtin")]
         if settings.cgroup_version == 2:
             security.append("name=cgroupns")
@@ -273,6 +277,7 @@ class Engine:
             init_binary=os.path.basename(settings.init_path),
             firewall=self._options.text("firewall-backend"),
             registries=registry_settings(self._options).info(),
+            containerd=containerd,
         )
 
 

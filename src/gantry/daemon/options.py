@@ -107,6 +107,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("log-driver", "text", "Default driver of container logs", "json-file"),
     _option("log-opts", "map", "Default options of the log driver", flag="log-opt"),
     _option("oom-score-adjust", "number", "oom_score_adj of the daemon", 0),
+    # who supervises them, if not our own shims
+    _option("containerd", "text", "Socket of a containerd to run containers with"),
+    _option("containerd-namespace", "text", "Its namespace for containers", "moby"),
     # networks
     _option("bridge", "text", "Bridge of the default network; none disables it", short="b"),
     _option("bip", "text", "IPv4 address (CIDR) of the default bridge"),
@@ -153,9 +156,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         flag="cdi-spec-dir",
     ),
     # of dockerd's surroundings: taken, so that its unit files and scripts work, without effect
-    _option("containerd", "text", "Without effect: there is no containerd below"),
-    _option("containerd-namespace", "text", "Without effect"),
-    _option("containerd-plugins-namespace", "text", "Without effect"),
+    _option("containerd-plugins-namespace", "text", "Without effect", "plugins.moby"),
     _option("cri-containerd", "flag", "Without effect"),
     _option("metrics-addr", "text", "Without effect"),
     _option("raw-logs", "flag", "Without effect: logs have no colours"),

@@ -63,8 +63,9 @@ class TaskSpec(NamedTuple):
     spec: the OCI runtime configuration as UTF-8 JSON (config.json), root.path included.
     rootfs: mounts that make the root file system, applied in the container's own mount
     namespace (runtime gantry) or in the shim's (an external runtime).
-    runtime: "gantry" for in-process, else the absolute path of a runc-like binary.
-    init_binary: host path of a docker-init replacement, "" for none (the spec has it).
+    runtime: "gantry" for our own, else the absolute path of a runc-like binary.
+    runtime_type: in its place a runtime of containerd's ("io.containerd.kata.v2", or a shim's
+    path) with runtime_options, which only a driver over a containerd has.
     """
 
     container_id: str
@@ -75,6 +76,8 @@ class TaskSpec(NamedTuple):
     runtime: str = "gantry"
     runtime_args: tuple[str, ...] = ()
     systemd_cgroup: bool = False
+    runtime_type: str = ""
+    runtime_options: Mapping[str, object] = EMPTY
 
 
 class ExecSpec(NamedTuple):

@@ -13,12 +13,16 @@ LIMIT = 1 << 16
 class Stdin:
     """Input on its way to a pipe or a terminal; what it does not take waits here.
 
-    Input for a process that has closed its stdin is swallowed, as dockerd does.
+    Input for a process that has closed its stdin is swallowed, as dockerd does. on_room: the
+    process has taken what waited; on_end: it gets no more.
     """
 
-    def __init__(self, loop: Loop, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, on_room: Callable[[], None], on_end: Callable[[], None] | None = None
+    ) -> None:
         self._loop = loop
         self._on_room = on_room
+        self._on_end = on_end
         self._fd = -1
         self._data = b""
         self._watched = False
@@ -53,6 +57,8 @@ class Stdin:
                 self._loop.unwatch(self._fd)
             os.close(self._fd)
             self._fd = -1
+            if self._on_end is not None:
+                self._on_end()
 
     def _flush(self) -> None:
         while self._data and self._fd >= 0:

@@ -22,7 +22,8 @@ READ_SIZE = 1 << 16
 class ProcessIO:
     """The streams of a process that runs. Takes over `fds`, reads until their end.
 
-    on_end is called once, when every output has ended and is in the log.
+    on_end is called once, when every output has ended and is in the log; on_stdin_end, if
+    given, when the process's input has been closed.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class ProcessIO:
         *,
         spill_folder: str,
         on_end: Callable[[], None],
+        on_stdin_end: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
         self._spec = spec
         self._log = log
         self._spill_folder = spill_folder
         self._on_end = on_end
-        self._stdin = Stdin(loop, self._stdin_room)
+        self._stdin = Stdin(loop, self._stdin_room, on_stdin_end)
         self._console = fds.console
         self._attachments: list[Attachment] = []
         self._held = False
@@ -51,6 +53,7 @@ class ProcessIO:
             self._stdin.open(fcntl.fcntl(fds.console, fcntl.F_DUPFD_CLOEXEC, 0))
         else:
             self._outputs = {fds.stdout: 1, fds.stderr: 2}
+            self._outputs.pop(-1, None)  # a terminal in somebody else's hands has one output
             if fds.stdin >= 0:
                 self._stdin.open(fds.stdin)
         for fd in self._outputs:

@@ -41,6 +41,9 @@ class ShimTasks:
     can be; else each shim has its own, as on older kernels.
     """
 
+    version: tuple[str, str] = ("", "")
+    """Of a containerd below: there is none."""
+
     def __init__(
         self, exec_root: Path, *, python: str | None = None, starters: bool = True
     ) -> None:

@@ -67,7 +67,12 @@ class Daemon:
 
     def __init__(self, world: ShimWorld, spec: TaskSpec, *args: str) -> None:
         asked = json.dumps(
-            {**spec._asdict(), "spec": spec.spec.decode(), "log": [*spec.log[:-1], {}]}
+            {
+                **spec._asdict(),
+                "spec": spec.spec.decode(),
+                "log": [*spec.log[:-1], {}],
+                "runtime_options": {},
+            }
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", DAEMON, asked, str(world.exec_root), *args],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gantry.containers.settings import Runtime
 from gantry.daemon.choices import container_settings, network_settings, registry_settings
 from gantry.daemon.flags import CommandLine, parse, parse_size, usage
 from gantry.daemon.main import run
@@ -137,3 +138,62 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str], empty: str) -> Non
     assert capsys.readouterr().out == "configuration OK\n"
     assert run(["--nope"]) == 1
     assert capsys.readouterr().err.startswith("gantryd: unknown flag: --nope")
+
+
+def with_runtime(tmp_path: Path, entry: object, *words: str) -> Runtime:
+    config = tmp_path / "daemon.json"
+    config.write_text(json.dumps({"runtimes": {"mine": entry}}))
+    return container_settings(parsed(str(config), *words).options).runtime("mine")
+
+
+CONTAINERD = ("--containerd", "/run/containerd/containerd.sock")
+
+
+def test_runtimes_by_type(tmp_path: Path) -> None:
+    runc = {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/opt/crun"}}
+    assert with_runtime(tmp_path, runc).path == "/opt/crun"
+    kata = {"runtimeType": "io.containerd.kata.v2", "options": {"ConfigPath": "/k"}}
+    found = with_runtime(tmp_path, kata, *CONTAINERD)
+    assert (found.type, found.path, found.options) == (
+        "io.containerd.kata.v2",
+        "",
+        {"ConfigPath": "/k"},
+    )
+    with pytest.raises(InvalidParameter, match=r"kata\.v2 needs a containerd \(--containerd\)"):
+        with_runtime(tmp_path, kata)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({}, "runtime mine: either a runtimeType or a path must be configured"),
+        ("/bin/x", "runtime mine: either a runtimeType or a path must be configured"),
+        (
+            {"path": "/x", "runtimeType": "a.b"},
+            "runtime mine: cannot configure both path and runtimeType for the same runtime",
+        ),
+        (
+            {"path": "/x", "options": {"a": 1}},
+            "runtime mine: options cannot be used with a path runtime",
+        ),
+        (
+            {"runtimeType": "a.b", "runtimeArgs": ["x"]},
+            "runtime mine: args cannot be used with a runtimeType runtime",
+        ),
+    ],
+)
+def test_runtimes_that_make_no_sense(tmp_path: Path, entry: object, text: str) -> None:
+    with pytest.raises(InvalidParameter) as failed:
+        with_runtime(tmp_path, entry, *CONTAINERD)
+    assert str(failed.value) == text
+
+
+def test_runtimes_of_containerd_need_one(empty: str) -> None:
+    name = "io.containerd.kata.v2"
+    settings = container_settings(parsed(empty, *CONTAINERD).options)
+    assert settings.runtime(name).type == name
+    for bad in ("kata", "/bin/sh", "a/b.c", ".v2", "a."):
+        with pytest.raises(InvalidParameter, match="unknown or invalid runtime name"):
+            settings.runtime(bad)
+    with pytest.raises(InvalidParameter, match="unknown or invalid runtime name"):
+        container_settings(parsed(empty).options).runtime(name)

@@ -30,6 +30,8 @@ def info(answer: Json, version: int) -> Json:
         add_missing(answer, {"BridgeNfIptables": False, "BridgeNfIp6tables": False})
     if version < 49:
         answer.pop("FirewallBackend", None)
+    if version < 46:
+        answer.pop("Containerd", None)
     for key in COMMITS:
         if key not in answer:
             continue
