@@ -42,7 +42,7 @@ def between(engine: Engine, quick: bool) -> float:
     """Return Gbit/s from a container to another one in the same network."""
     server, address = _served(engine, {})
     with client(engine) as api:
-        command = f"{' '.join(IPERF)} -c {address} -J -t {1 if quick else 3} > /said"
+        command = f"{' '.join(IPERF)} -c {address} -J -t {1 if quick else 2} > /said"
         # Until the server has come up.
         script = f"until {command}; grep -q sum_received /said; do sleep 0.1; done; cat /said"
         other = create(api, config("sh", "-c", script, HostConfig={"Binds": BINDS}))
@@ -60,7 +60,7 @@ def published(engine: Engine, quick: bool) -> float:
     bindings: Json = {f"{PORT}/tcp": [{"HostPort": str(PORT)}]}
     server, _ = _served(engine, {"PortBindings": bindings})
     try:
-        words = ("iperf3", "-c", HOST_ADDRESS, "-J", "-t", "1" if quick else "3")
+        words = ("iperf3", "-c", HOST_ADDRESS, "-J", "-t", "1" if quick else "2")
         argv = [*engine.machine.lan.command, *words]
         done = eventually(lambda: _succeeded(argv), "iperf3")
         return _rate(done)
@@ -70,6 +70,6 @@ def published(engine: Engine, quick: bool) -> float:
 
 
 ROWS = (
-    Row("throughput, container to container", "Gbit/s", 1, between, more_is_better=True, rounds=3),
-    Row("throughput, published port", "Gbit/s", 1, published, more_is_better=True, rounds=3),
+    Row("throughput, container to container", "Gbit/s", 1, between, more_is_better=True, rounds=7),
+    Row("throughput, published port", "Gbit/s", 1, published, more_is_better=True, rounds=7),
 )

@@ -22,7 +22,7 @@ from gantry.model.errors import Forbidden, InvalidParameter, System
 from gantry.model.network import EndpointState, NetworkRecord
 from gantry.network import drivers, interfaces, netlink
 from gantry.network.drivers import Attached, Traits, Wanted
-from gantry.network.firewall import BridgeRules, Firewall
+from gantry.network.firewall import SHARD_GROUP, BridgeRules, Firewall
 from gantry.network.interfaces import Interface
 from gantry.network.netns import Namespaces
 
@@ -445,7 +445,8 @@ class BridgeDriver:
         number = len(device.names)
         name = f"bs{number}-{record.id[: 12 - len(str(number))]}"
         mtu = device.options.mtu or self._mtu
-        host.batch((_new_bridge(name, mtu), netlink.set_alias(name, self._alias + record.id)))
+        made = _new_bridge(name, mtu, SHARD_GROUP)
+        host.batch((made, netlink.set_alias(name, self._alias + record.id)))
         found = netlink.link(host, name)
         assert found is not None
         try:
@@ -502,8 +503,8 @@ def _isolated(record: NetworkRecord, options: BridgeOptions) -> bool:
     return not options.icc and DEFAULT not in record.options
 
 
-def _new_bridge(name: str, mtu: int) -> netlink.Message:
-    return netlink.add_link(name, "bridge", mac=interfaces.random_mac(), mtu=mtu)
+def _new_bridge(name: str, mtu: int, group: int = 0) -> netlink.Message:
+    return netlink.add_link(name, "bridge", mac=interfaces.random_mac(), mtu=mtu, group=group)
 
 
 def free_name(sock: netlink.Socket, owner: str) -> tuple[str, bool]:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+SHARD_GROUP: Final = 0x67616E74
+"""The device group of further switches (`BridgeRules.shard`): a comparison for a packet filter,
+where a name would be a look-up for every packet."""
 
 
 @dataclass(frozen=True, slots=True)

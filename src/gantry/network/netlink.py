@@ -36,7 +36,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
-IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_IFALIAS = 10, 18, 28, 20
+IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_IFALIAS, IFLA_GROUP = 10, 18, 28, 20, 27
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFLA_AF_SPEC, IFLA_INET6_ADDR_GEN_MODE = 26, 8
@@ -235,6 +235,7 @@ def add_link(
     master: int = 0,
     mac: str = "",
     mtu: int = 0,
+    group: int = 0,
     up: bool = False,
     netns_fd: int | None = None,
 ) -> Message:
@@ -248,6 +249,8 @@ def add_link(
         payload += u32(IFLA_LINK, parent)
     if master:
         payload += u32(IFLA_MASTER, master)
+    if group:
+        payload += u32(IFLA_GROUP, group)
     payload += nested(IFLA_LINKINFO, info)
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, payload, f"add {kind} {name}")
 

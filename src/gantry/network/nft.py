@@ -1,13 +1,16 @@
 """The nftables backend: one `inet` table, ports and isolation as sets and maps.
 
 Rules are written once at start and never change; networks and ports are elements, so
-adding one is a transaction of one message and the kernel finds it by a hash.
+adding one is a transaction of one message and the kernel finds it by a hash. What every
+packet of a connection passes is kept short (two comparisons, the user's chain, the state
+of the connection), and looks nothing up: that is most of what a packet costs.
 
 A packet's way through the table::
 
     raw-prerouting   seen on its way through a shard's bridge           → untracked
-                     from a container to 127.0.0.0/8, from anywhere but
-                     this host to a port published on 127.0.0.0/8       → drop
+                     to 127.0.0.0/8                                     → loopback
+    loopback         from a container, or from anywhere but this host
+                     to a port published there                          → drop
     prerouting       to an address of this host                         → ports
     output           likewise (127.0.0.1, our own addresses)            → ports
     ports            published?                                         → dnat
@@ -44,7 +47,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
 from gantry.network import nftables
-from gantry.network.firewall import BridgeRules, LinkRule, PortRule
+from gantry.network.firewall import SHARD_GROUP, BridgeRules, LinkRule, PortRule
 from gantry.network.nftables import (
     Element,
     Elements,
@@ -59,7 +62,6 @@ _log = logging.getLogger(__name__)
 _SETS = {
     "bridges": "set {type ifname;}",
     "same": "set {type ifname . ifname;}",
-    "shards": "set {type ifname;}",
     "apart": "set {type ifname . ifname;}",
     "links4": "set {type ipv4_addr . ipv4_addr . inet_proto . inet_service;}",
     "links6": "set {type ipv6_addr . ipv6_addr . inet_proto . inet_service;}",
@@ -89,8 +91,6 @@ _SETS = {
     "physical": "set {type ifname;}",
 }
 
-_SHARD_MARK = "0x67616e74"
-
 _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ports": (
         "",
@@ -107,8 +107,14 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "raw-prerouting": (
         "type filter hook prerouting priority raw;",
         (
-            f"iifname @shards meta mark set {_SHARD_MARK} notrack",
-            "iifname @bridges ip daddr 127.0.0.0/8 drop",
+            f"iifgroup {SHARD_GROUP} meta mark set {SHARD_GROUP} notrack",
+            "ip daddr 127.0.0.0/8 jump loopback",
+        ),
+    ),
+    "loopback": (
+        "",
+        (
+            "iifname @bridges drop",
             'iifname != "lo" ip daddr . meta l4proto . th dport @loopback drop',
         ),
     ),
@@ -116,7 +122,7 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
         "type nat hook prerouting priority dstnat;",
         (
             "ip daddr 127.0.0.0/8 return",
-            f"meta mark {_SHARD_MARK} return",
+            f"meta mark {SHARD_GROUP} return",
             "ip6 daddr fe80::/10 return",
             "fib daddr type local jump ports",
         ),
@@ -143,8 +149,7 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
         "type filter hook forward priority filter;",
         (
             "jump DOCKER-USER",
-            "iifname @bridges ct state established,related accept",
-            "oifname @bridges ct state established,related accept",
+            "ct state established,related accept",
             "iifname . oifname @apart jump linked",
             "iifname . oifname @same accept",
             "iifname @internal drop",
@@ -338,7 +343,7 @@ class NftFirewall:
 def _bridge_elements(rules: BridgeRules) -> list[Element]:
     name = name_field(rules.bridge)
     if rules.shard:
-        return [Element("same", name + name), Element("shards", name)]
+        return [Element("same", name + name)]
     found = [Element("bridges", name), Element("same", name + name)]
     if not rules.icc:
         found.append(Element("apart", name + name))
