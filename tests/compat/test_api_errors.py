@@ -523,7 +523,11 @@ class TestConnections:
         for data in (b"garbage\r\n\r\n", b"\x00" * 100 + b"\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
             with api.connect(5) as wire:
                 wire.sock.sendall(data)
-                assert b" 200 " not in wire.some()
+                said = wire.some()
+                assert b" 200 " not in said
+                assert said.startswith(b"HTTP/1.1 ")
+                assert b"\r\nConnection: close\r\n" in said
+                assert b"aiohttp" not in said
         assert engine.process is not None
         assert api.get("/_ping").status == 200
 

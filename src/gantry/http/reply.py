@@ -181,4 +181,22 @@ class Taken:
         return
 
 
+class Refused:
+    """The answer to what is no HTTP, as Go's server words it; the connection ends with it."""
+
+    __slots__ = ("_request",)
+    keep_alive: bool | None = False
+    BYTES: Final = (
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Connection: close\r\n\r\n400 Bad Request"
+    )
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        self._request = request
+
+    async def write_eof(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.write(self.BYTES)
+
+
 TAKEN: Final = Taken()

@@ -26,7 +26,9 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from gantry.http.raw import RawStream
-from gantry.http.reply import TAKEN, Sendable
+from gantry.http.reply import TAKEN, Refused, Sendable
+
+_log = logging.getLogger(__name__)
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +94,19 @@ class Connection(RequestHandler):
             self._hold(data[end:])
         else:
             super().data_received(data)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp's parser refused is answered without aiohttp's name and a traceback."""
+        if status != 400 or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        _log.debug("refused from %s: %s", request.remote, exc)
+        return cast(web.StreamResponse, Refused())  # aiohttp asks no more than `Sendable` has
 
     @staticmethod
     def _end_of_hijackable(data: bytes) -> int:
