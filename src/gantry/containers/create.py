@@ -17,6 +17,7 @@ from gantry.containers import limits, logconfig, merge, mountspec, names, valida
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
 from gantry.containers.spec.security import Security
+from gantry.images import platforms
 from gantry.kernel.syscalls import RESOLVE_BENEATH, openat2
 from gantry.model.container import (
     CreateRequest,
@@ -253,16 +254,16 @@ def _check_shared_network(host: HostConfig) -> None:
 
 
 def _check_platform(platform: str, image: Image | None, name: str) -> None:
-    if not platform or image is None:
+    """InvalidParameter for what is none, NotFound for another than the image's."""
+    if not platform:
         return
-    parts = platform.lower().split("/")
-    wrong = parts[0] != image.os or (len(parts) > 1 and parts[1] != image.architecture)
-    if len(parts) == 1 and parts[0] == image.architecture:
-        wrong = False
-    if wrong:
+    wanted = platforms.parse_platform(platform)
+    if image is None:
+        return
+    if not platforms.matches(image.os, image.architecture, image.variant, wanted):
         raise NotFound(
             f"image with reference {name} was found but does not provide the specified platform"
-            f" ({platform})"
+            f" ({wanted})"
         )
 
 

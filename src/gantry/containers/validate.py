@@ -140,7 +140,8 @@ def _extra_host(entry: str) -> None:
 def ports(bindings: PortMap | None) -> None:
     """InvalidParameter for what is no port."""
     for port, pairs in (bindings or {}).items():
-        if _port(port) == 0:
+        protocol = port.partition("/")[2].lower() or "tcp"
+        if _port(port) == 0 or protocol not in portspec.PROTOCOLS:
             raise InvalidParameter(f'invalid port specification: "{port}"')
         for pair in pairs or ():
             try:
@@ -154,11 +155,8 @@ def ports(bindings: PortMap | None) -> None:
 
 def _port(text: str) -> int:
     """The number of a container's port. InvalidParameter with the text of Go's decoder."""
-    number, slash, protocol = text.partition("/")
-    if slash and protocol.lower() not in portspec.PROTOCOLS:
-        raise InvalidParameter(f'invalid port specification: "{text}"')
     try:
-        return portspec.number(number)
+        return portspec.number(text.partition("/")[0])
     except ValueError as error:
         raise InvalidParameter(f"invalid JSON: {error}") from None
 
