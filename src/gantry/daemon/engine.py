@@ -177,6 +177,7 @@ class Engine:
                 volume_event,
                 plugins,
             )
+            await volumes.recover()
 
             def network_event(action: str, name: str, attributes: Mapping[str, str]) -> None:
                 events.publish("network", action, name, attributes)

@@ -229,7 +229,9 @@ class ShimTasks:
             known = parse_exit((folder / "exit.json").read_bytes())
         except OSError:
             pass
-        if folder.is_dir():
+        for attempt in range(1, ATTEMPTS + 1):
+            if not folder.is_dir():
+                break
             shim = await self._launcher.fork()
             requester = Requester(shim.control, on_event=Message.close, on_close=lambda: None)
             shim.let_go()
@@ -238,8 +240,13 @@ class ShimTasks:
                 wire.raise_error(reply)
                 words = reply.text("last_words", "")
                 _log.warning("container %s lost its shim%s", container_id, words and f": {words}")
-            except (GantryError, Disconnected) as error:
+                break
+            except GantryError as error:
                 _log.error("container %s: its dead shim's remains: %s", container_id, error)
+                break
+            except Disconnected as error:  # the cleaner was killed, too
+                if attempt == ATTEMPTS:
+                    _log.error("container %s: its dead shim's remains: %s", container_id, error)
             finally:
                 requester.close()
         return known or ExitStatus(KILLED, time.time())

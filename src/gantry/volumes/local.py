@@ -1,13 +1,16 @@
 """The `local` driver: folders under the data root, and what mount(2) can put there.
 
-On disk: <root>/<name>/_data. With options (type, device, o: as mount(8) takes them) the
-device is mounted on _data while a container uses the volume.
+On disk: <root>/<name>/_data; what is being removed has a name that no volume can have.
+With options (type, device, o: as mount(8) takes them) the device is mounted on _data while
+a container uses the volume.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Container
 from typing import Final
 
 from gantry.archive.removal import remove_tree
@@ -20,6 +23,7 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _KNOWN: Final = ("type", "o", "device", "size")
 _NEEDS: Final = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
 _DETACH: Final = 2
+_ASIDE: Final = ".removed."
 
 
 def check_name(name: str) -> None:
@@ -71,15 +75,48 @@ class LocalDriver:
                 f"error while creating volume root path '{self.path(name)}': {error.strerror}"
             ) from None
 
-    def remove(self, name: str) -> None:
-        """Delete the files. Idempotent."""
+    def set_aside(self, name: str) -> str:
+        """Put the files out of the way, to be deleted or put back: the place, "" for none."""
+        place = f"{_ASIDE}{os.urandom(4).hex()}.{name}"
         try:
-            remove_tree(os.path.join(self.root, name))
+            os.rename(os.path.join(self.root, name), os.path.join(self.root, place))
         except FileNotFoundError:
-            pass
+            return ""
         except OSError as error:
             path = os.path.join(self.root, name)
             raise System(f"error removing volume path '{path}': {error}") from error
+        return place
+
+    def put_back(self, place: str) -> None:
+        """Undo `set_aside`."""
+        name = place.removeprefix(_ASIDE).partition(".")[2]
+        os.rename(os.path.join(self.root, place), os.path.join(self.root, name))
+
+    def delete(self, place: str) -> None:
+        """Delete what was set aside. Idempotent."""
+        path = os.path.join(self.root, place)
+        try:
+            remove_tree(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise System(f"error removing volume path '{path}': {error}") from error
+
+    def recover(self, known: Container[str]) -> None:
+        """After a crash: what was set aside is put back if its volume is still known, else
+        deleted; of volumes that never were, the empty folders go. Files stay."""
+        for entry in os.listdir(self.root):
+            name = entry.removeprefix(_ASIDE).partition(".")[2] if entry[0] == "." else entry
+            if entry.startswith(_ASIDE):
+                if name in known and not os.path.lexists(os.path.join(self.root, name)):
+                    self.put_back(entry)
+                else:
+                    self.delete(entry)
+            elif name not in known:
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.path(name))
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.join(self.root, name))
 
     def mount(self, name: str, options: dict[str, str]) -> None:
         """Mount the options' device on _data."""

@@ -67,6 +67,10 @@ class Volumes:
         self._making: dict[str, asyncio.Lock] = {}
         self._pruning = False
 
+    async def recover(self) -> None:
+        """What a crash left of volumes half made and half removed. Before the first use."""
+        await asyncio.to_thread(self._driver.recover, self._volumes)
+
     # ---- for containers
 
     async def ensure(
@@ -301,16 +305,20 @@ class Volumes:
                 await self._remote.call(volume.driver, "Remove", {"Name": volume.name})
             except System as error:
                 raise System(f"remove {volume.name}: {error}") from None
-        # First the record: what a crash leaves then is a folder that nobody knows.
+        if volume.needs_mount:
+            await asyncio.to_thread(self._driver.unmount, volume.name)
         self._volumes.pop(volume.name, None)
-        await self._store.delete(volume.name)
+        # Whenever it is killed: with its record all of its files are there, without it none.
+        place = "" if volume.remote else self._driver.set_aside(volume.name)
         try:
-            if volume.needs_mount:
-                await asyncio.to_thread(self._driver.unmount, volume.name)
-            if not volume.remote:
-                await asyncio.to_thread(self._driver.remove, volume.name)
-        except OSError as error:
-            raise System(f"remove {volume.name}: {error}") from error
+            await self._store.delete(volume.name)
+        except BaseException:
+            if place:
+                self._driver.put_back(place)
+            self._volumes[volume.name] = volume
+            raise
+        if place:
+            await asyncio.to_thread(self._driver.delete, place)
         self._event("destroy", volume, {"driver": volume.driver})
 
     def _event(self, action: str, volume: Volume, attributes: Mapping[str, str]) -> None:

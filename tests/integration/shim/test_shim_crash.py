@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import NotFound
 from gantry.model.task import StdioSpec, TaskSpec
 from gantry.tasks.driver import ShimTasks
-from gantry.tasks.launcher import SPARE
+from gantry.tasks.launcher import SPARE, NewShim
 from gantry.testing.tasks_contract import (
     BOTH,
     KILL,
@@ -253,6 +254,29 @@ def test_a_shim_that_died_while_no_daemon_was_there(own: ShimWorld) -> None:
                 await task.delete()
                 await nothing_left(own, task)
             assert await recovered(later) == {}
+
+    run(own, body)
+
+
+def test_who_cleans_may_be_killed_too(own: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(tasks: ShimTasks) -> None:
+        task, _ = await tasks.start(own.spec("sleep", "1000"), None)
+        fork, killed = tasks.launcher.fork, 0
+
+        async def doomed() -> NewShim:
+            nonlocal killed
+            found = await fork()
+            if killed < 2:
+                killed += 1
+                found.control.shutdown(socket.SHUT_RDWR)
+            return found
+
+        monkeypatch.setattr(tasks.launcher, "fork", doomed)
+        os.kill(own.shim_of(task), signal.SIGKILL)
+        assert (await task.wait()).code == 137
+        await task.delete()
+        assert killed == 2
+        await nothing_left(own, task)
 
     run(own, body)
 
