@@ -182,21 +182,26 @@ class Taken:
 
 
 class Refused:
-    """The answer to what is no HTTP, as Go's server words it; the connection ends with it."""
+    """The answer to what is no HTTP, as Go's server gives it: no engine and no aiohttp is named.
+    The connection ends with it. status: "400 Bad Request"."""
 
-    __slots__ = ("_request",)
+    __slots__ = ("_request", "_status")
     keep_alive: bool | None = False
-    BYTES: Final = (
-        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        b"Connection: close\r\n\r\n400 Bad Request"
-    )
+
+    def __init__(self, status: str) -> None:
+        self._status = status.encode()
+        self._request: web.BaseRequest | None = None
 
     async def prepare(self, request: web.BaseRequest) -> None:
         self._request = request
 
     async def write_eof(self) -> None:
-        if self._request.transport is not None:
-            self._request.transport.write(self.BYTES)
+        if self._request is not None and self._request.transport is not None:
+            self._request.transport.write(
+                b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b"
+                % (self._status, len(self._status), self._status)
+            )
 
 
 TAKEN: Final = Taken()

@@ -30,7 +30,6 @@ from gantry.http.reply import TAKEN, Refused, Sendable
 
 _log = logging.getLogger(__name__)
 
-_log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[Sendable]]
 """The application: one coroutine for every request."""
@@ -94,19 +93,6 @@ class Connection(RequestHandler):
             self._hold(data[end:])
         else:
             super().data_received(data)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What aiohttp's parser refused is answered without aiohttp's name and a traceback."""
-        if status != 400 or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
-        _log.debug("refused from %s: %s", request.remote, exc)
-        return cast(web.StreamResponse, Refused())  # aiohttp asks no more than `Sendable` has
 
     @staticmethod
     def _end_of_hijackable(data: bytes) -> int:
@@ -235,9 +221,8 @@ class Connection(RequestHandler):
             return super().handle_error(request, status, exc, message)
         _log.debug("not HTTP: %s", message)
         status = 431 if isinstance(exc, LineTooLong) else status
-        answer = web.Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
-        answer.force_close()
-        return answer
+        # aiohttp asks no more of an answer than `Sendable` has.
+        return cast(web.StreamResponse, Refused(f"{status} {HTTPStatus(status).phrase}"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._unwatch()
