@@ -357,7 +357,8 @@ class Networks:
             return found
         called = (target.request.name, container_id, container_id[:12])
         for other, live in self._sandboxes.live.items():
-            if any(link.partition(":")[0].lstrip("/") in called for link in live.request.links):
+            links = live.request.links
+            if links and any(link.partition(":")[0].lstrip("/") in called for link in links):
                 await self._sandboxes.relink(live)
                 found[other] = self._sandbox(live)
         return found
