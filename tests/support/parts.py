@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import suppress
@@ -28,20 +29,16 @@ def launcher(engine: Engine) -> int:
 
 
 def shim(engine: Engine, container_pid: int) -> int:
-    """Return the pid of a container's shim: its first process's parent.
+    """Return the pid of a container's shim, by its notes: it need not be init's parent."""
 
-    For a moment that is a helper which the shim forked, so its own parent has to be no shim:
-    the launcher, or init where the launcher is gone.
-    """
-
-    def settled() -> int:
-        found = parent(container_pid)
-        assert found in engine.processes(), f"{found} is no process of the engine"
-        above = parent(found)
-        assert above == 1 or parent(above) in (1, engine.pid), f"{found} is a helper"
+    def noted() -> int:
+        cgroups = read(f"/proc/{container_pid}/cgroup")
+        (task,) = [path for path in engine.exec_root.glob("tasks/*") if path.name in cgroups]
+        found = int(json.loads(read(task / "state.json"))["shim"])
+        assert read(f"/proc/{found}/comm").strip() == "gantry-shim"
         return found
 
-    return eventually(settled)
+    return eventually(noted)
 
 
 def kill(pid: int) -> None:
