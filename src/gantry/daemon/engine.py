@@ -187,6 +187,7 @@ class Engine:
                     network_settings(options),
                     owner=engine_id(settings.data_root)[:8],
                     audit_dir=os.path.join(settings.data_root, "network"),
+                    run_dir=str(settings.exec_root),
                 ),
                 SqliteNetworkStore(database),
                 on_event=network_event,

@@ -45,10 +45,18 @@ def forward(settings: NetworkSettings) -> Sequence[str]:
     """Switch IPv4 forwarding on. Docker then drops what is forwarded between other
     interfaces; we drop it only between those that are real devices, so that virtual
     machines, VPNs and a real dockerd beside us go on working: the devices' names, none
-    when forwarding was on already."""
-    if not settings.ip_forward or interfaces.read_sysctl("net.ipv4.ip_forward") == "1":
+    when somebody else had switched it on already. That it was us is noted, for the next
+    daemon: the host is to be no router after a restart either."""
+    if not settings.ip_forward:
         return ()
-    interfaces.write_sysctl("net.ipv4.ip_forward", "1", required=True)
+    note = os.path.join(settings.run_dir, "forwarding") if settings.run_dir else ""
+    if interfaces.read_sysctl("net.ipv4.ip_forward") != "1":
+        if note:
+            with open(note, "w", encoding="ascii"):
+                pass  # before: a crash between the two must not make it look like another's
+        interfaces.write_sysctl("net.ipv4.ip_forward", "1", required=True)
+    elif not note or not os.path.exists(note):
+        return ()
     return () if settings.ip_forward_no_drop else physical_interfaces()
 
 

@@ -26,6 +26,7 @@ class NetworkSettings:
     owner: what tells this engine's devices from another gantryd's.
     default_address_pools: (base, prefix length of each network cut from it).
     audit_dir: where egress policies' audit logs are written, "": they are not.
+    run_dir: for notes that hold until the machine starts anew, "": none are made.
     plugin_dirs: where plugins' sockets are, then where their files are.
     pool_size: sandboxes made ahead for the default bridge.
     firewall_poll: seconds between looks whether another tool changed the packet filter.
@@ -65,6 +66,7 @@ class NetworkSettings:
     timeout_dns: float = 4.0
     firewall_poll: float = 2.0
     audit_dir: str = ""
+    run_dir: str = ""
     resolv_conf: str = ""
     hosts_path: str = "/etc/hosts"
     plugin_dirs: tuple[str, ...] = (
