@@ -10,7 +10,7 @@ case ${1:-test} in
   test)
     wanted="$common docker.io iptables runc util-linux procps openssl"
     welcome="crun skopeo strace podman docker-registry criu fuse-overlayfs dmsetup"
-    welcome="$welcome btrfs-progs xfsprogs"
+    welcome="$welcome btrfs-progs xfsprogs apparmor"
     ;;
   bench) wanted="$common docker.io iptables iperf3 docker-registry" ;;
   cgroup2)
@@ -22,6 +22,7 @@ esac
 # What counts is the program: it may have come from elsewhere than a package.
 program() {
   case $1 in
+    apparmor) command -v apparmor_parser ;;
     btrfs-progs) command -v mkfs.btrfs ;;
     xfsprogs) command -v mkfs.xfs ;;
     busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;

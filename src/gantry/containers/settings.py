@@ -35,7 +35,8 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Names as in daemon.json. shutdown_timeout: seconds, -1 without end; containerd: the socket
+    """Names as in daemon.json. apparmor: the profile of containers that name none, "" where the
+    kernel enforces none at all. shutdown_timeout: seconds, -1 without end; containerd: the socket
     of the one below, "" for our own shims."""
 
     data_root: str
@@ -56,6 +57,7 @@ class Settings:
     default_shm_size: int = 64 << 20
     seccomp_profile: str = ""
     no_new_privileges: bool = False
+    apparmor: str = ""
     live_restore: bool = False
     shutdown_timeout: int = 15
     recursive_read_only: bool = True

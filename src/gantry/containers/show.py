@@ -19,6 +19,7 @@ from gantry.containers import links, listfilter
 from gantry.containers.clock import human, rfc3339
 from gantry.containers.core import Core
 from gantry.containers.record import Container, MountRecord, Record
+from gantry.containers.spec.security import apparmor_profile
 from gantry.model.container import EndpointSettings, MountPoint
 from gantry.model.errors import GantryError
 from gantry.model.network import EndpointState
@@ -67,7 +68,7 @@ class Views:
             "Platform": record.platform,
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": "",
+            "AppArmorProfile": apparmor_profile(record.host_config, core.settings),
             "ExecIDs": list(container.live.execs) or None,
             "HostConfig": {
                 **msgspec.to_builtins(record.host_config),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from gantry.cgroups import abilities, layout
 from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
+from gantry.daemon import apparmor
 from gantry.daemon.options import Options
 from gantry.model.container import Ulimit
 from gantry.model.errors import InvalidParameter
@@ -55,6 +56,7 @@ def container_settings(options: Options) -> Settings:
         default_shm_size=options.number("default-shm-size"),
         seccomp_profile=options.text("seccomp-profile"),
         no_new_privileges=options.flag("no-new-privileges"),
+        apparmor=apparmor.default_profile(),
         live_restore=options.flag("live-restore"),
         shutdown_timeout=options.number("shutdown-timeout"),
         abilities=abilities.detect(),

@@ -259,7 +259,7 @@ class Engine:
         security = ["name=seccomp,profile=" + (settings.seccomp_profile or "builtin")]
         if settings.cgroup_version == 2:
             security.append("name=cgroupns")
-        if os.path.isdir("/sys/kernel/security/apparmor"):
+        if settings.apparmor:
             security.insert(0, "name=apparmor")
         if settings.no_new_privileges:
             security.append("name=no-new-privileges")

@@ -19,7 +19,7 @@ from msgspec import UNSET
 from gantry.containers.record import MountRecord, Record
 from gantry.containers.settings import Settings
 from gantry.containers.spec import capabilities, devices, resources
-from gantry.containers.spec.security import Security
+from gantry.containers.spec.security import Security, apparmor_profile
 from gantry.containers.spec.users import Identity
 from gantry.model.container import HostConfig
 from gantry.model.errors import InvalidParameter
@@ -151,6 +151,9 @@ def process(
         },
         "noNewPrivileges": security.no_new_privileges,
     }
+    profile = apparmor_profile(host, settings)
+    if profile:
+        result["apparmorProfile"] = profile
     limits = {limit.name: limit for limit in settings.default_ulimits.values()}
     limits.update({limit.name: limit for limit in host.ulimits or ()})
     if limits:

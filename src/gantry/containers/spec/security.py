@@ -44,6 +44,14 @@ class Security:
         return seccomp.custom(self.seccomp, caps)
 
 
+def apparmor_profile(host: HostConfig, settings: Settings) -> str:
+    """`process.apparmorProfile`; "" for none, as everywhere where AppArmor is not."""
+    if not settings.apparmor:
+        return ""
+    named = Security.parse(host, settings).apparmor
+    return named or ("unconfined" if host.privileged else settings.apparmor)
+
+
 @functools.lru_cache(maxsize=64)
 def _plain(profile: str, no_new_privileges: bool, privileged: bool) -> Security:
     return Security(profile, "", no_new_privileges, privileged)
