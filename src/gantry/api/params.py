@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from gantry.api.backend import Filters, Json
+from gantry.api.backend import Json
 from gantry.model.errors import InvalidParameter
 from gantry.model.numbers import clamped
 
@@ -137,13 +137,6 @@ def filters(query: Query, name: str = "filters") -> dict[str, list[str]]:
         elif wanted is not None:
             found[key] = wanted
     return found
-
-
-def with_filter(given: Filters, name: str, value: str) -> Filters:
-    """`given` with one value more."""
-    changed = {key: list(values) for key, values in given.items()}
-    changed.setdefault(name, []).append(value)
-    return changed
 
 
 def timestamp(query: Query, name: str, quote: str) -> str:

@@ -24,7 +24,6 @@ CONTIGUOUS: Final = 0x37
 GNU_LONG_LINK: Final = 0x4B  # "K"
 GNU_LONG_NAME: Final = 0x4C  # "L"
 GNU_SPARSE: Final = 0x53  # "S"
-GNU_DUMP_DIR: Final = 0x44  # "D"
 PAX: Final = 0x78  # "x"
 PAX_GLOBAL: Final = 0x67  # "g"
 SOLARIS_PAX: Final = 0x58  # "X"

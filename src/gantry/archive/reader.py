@@ -49,8 +49,6 @@ class TarReader:
         self._left = 0
         self._padding = 0
         self._global: dict[bytes, bytes] = {}
-        self.consumed = 0
-        """Bytes taken from the source."""
 
     def __iter__(self) -> Iterator[Entry]:
         while (entry := self._next()) is not None:
@@ -79,8 +77,8 @@ class TarReader:
         """Read the stream to its end."""
         self._buffer = b""
         self._position = 0
-        while piece := self._source():
-            self.consumed += len(piece)
+        while self._source():
+            pass
 
     # ---- inside
 
@@ -88,7 +86,6 @@ class TarReader:
         piece = self._source()
         if not piece:
             raise ArchiveError("unexpected EOF")
-        self.consumed += len(piece)
         rest = self._buffer[self._position :]
         self._buffer = rest + piece if rest else piece
         self._position = 0

@@ -14,8 +14,6 @@ from gantry.model.mount import Mount
 
 _PASSWD, _GROUP = "etc/passwd", "etc/group"
 
-Whole = dict[str, bytes | None]
-
 
 class Identities:
     """Resolves users. What the image's layers say is remembered a stack of layers."""

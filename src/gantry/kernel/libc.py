@@ -31,7 +31,6 @@ _OLD: Final[dict[str, dict[str, int]]] = {
         "sched_setattr": 314,
         "seccomp": 317,
         "bpf": 321,
-        "execveat": 322,
         "clone": 56,
     },
     "aarch64": {
@@ -44,7 +43,6 @@ _OLD: Final[dict[str, dict[str, int]]] = {
         "sched_setattr": 274,
         "seccomp": 277,
         "bpf": 280,
-        "execveat": 281,
         "clone": 220,
     },
 }
@@ -63,7 +61,6 @@ NUMBERS: Final[dict[str, int]] = {
     "fsmount": 432,
     "fspick": 433,
     "pidfd_open": 434,
-    "clone3": 435,
     "close_range": 436,
     "openat2": 437,
     "pidfd_getfd": 438,

@@ -149,11 +149,6 @@ def status_field(pid: int | str, field: str) -> str:
     return ""
 
 
-def filesystems() -> frozenset[str]:
-    """The file system types that this kernel knows now (/proc/filesystems)."""
-    return frozenset(line.split("\t")[-1] for line in read("/proc/filesystems").splitlines())
-
-
 def zombie_status(pid: int) -> int | None:
     """The wait status of a process that has ended and waits to be reaped (proc_pid_stat(5)).
 

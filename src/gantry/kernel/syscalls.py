@@ -14,11 +14,10 @@ import struct
 from ctypes import c_uint64
 from typing import Final
 
-from gantry.kernel.libc import AT_EMPTY_PATH, NUMBERS, failed, libc, syscall
+from gantry.kernel.libc import failed, libc, syscall
 
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_FS: Final = 0x00000200
-CLONE_FILES: Final = 0x00000400
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
@@ -26,7 +25,6 @@ CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
-CLONE_INTO_CGROUP: Final = 0x200000000
 
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -35,11 +33,8 @@ RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
 PR_SET_PDEATHSIG: Final = 1
-PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
-PR_SET_NAME: Final = 15
-PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
@@ -52,15 +47,11 @@ CLOSE_RANGE_CLOEXEC: Final = 4
 
 O_PATH: Final = os.O_PATH
 PROC_SUPER_MAGIC: Final = 0x9FA0
-SYSFS_MAGIC: Final = 0x62656572
-CGROUP_SUPER_MAGIC: Final = 0x27E0EB
-CGROUP2_SUPER_MAGIC: Final = 0x63677270
 TMPFS_MAGIC: Final = 0x01021994
 DEVPTS_MAGIC: Final = 0x1CD1
 NSFS_MAGIC: Final = 0x6E736673
 
 SECCOMP_SET_MODE_FILTER: Final = 1
-SECCOMP_GET_ACTION_AVAIL: Final = 2
 
 KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 KEYCTL_SETPERM: Final = 5
@@ -140,14 +131,6 @@ def fstatfs_type(fd: int) -> int:
     return int(struct.unpack_from("q", buffer.raw)[0]) & 0xFFFFFFFF
 
 
-def execveat(fd: int, argv: list[bytes], env: list[bytes]) -> None:
-    """execveat(2) of the open file `fd` itself; returns only by raising."""
-    c_argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
-    c_env = (ctypes.c_char_p * (len(env) + 1))(*env, None)
-    libc.syscall(ctypes.c_long(NUMBERS["execveat"]), fd, b"", c_argv, c_env, AT_EMPTY_PATH)
-    raise failed("execveat")
-
-
 # --- mounts ----------------------------------------------------------------------------
 
 
@@ -190,20 +173,6 @@ def pidfd_send_signal(pidfd: int, signal: int) -> None:
     syscall("pidfd_send_signal", pidfd, signal, None, 0)
 
 
-def clone3(flags: int, *, exit_signal: int = 17, cgroup_fd: int | None = None) -> int:
-    """clone3(2) without a new stack: fork(2) with flags.
-
-    Returns 0 in the child. Only for a single-threaded caller: Python's own fork
-    handlers are not run (they guard locks that other threads could hold).
-    """
-    if cgroup_fd is not None:
-        flags |= CLONE_INTO_CGROUP
-    args = struct.pack(
-        "11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, 0 if cgroup_fd is None else cgroup_fd
-    )
-    return syscall("clone3", args, len(args))
-
-
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) on the calling thread; each argument is a bit set of capability numbers."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
@@ -238,15 +207,6 @@ def seccomp_set_filter(program: bytes, flags: int = 0) -> int:
     code = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("H6xQ", len(program) // 8, ctypes.addressof(code))
     return syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, fprog)
-
-
-def seccomp_action_available(action: int) -> bool:
-    """Whether the kernel knows a filter's return action (SECCOMP_GET_ACTION_AVAIL)."""
-    try:
-        syscall("seccomp", SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("I", action))
-    except OSError:
-        return False
-    return True
 
 
 def keyctl_join_session_keyring(name: str) -> int:

@@ -9,20 +9,11 @@ the receiver takes over. Standard library only: the shim speaks these too
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 from gantry.model.mount import Mount
 from gantry.model.record import EMPTY
-
-
-class StreamSet(StrEnum):
-    """The three standard streams by Docker's names."""
-
-    STDIN = "stdin"
-    STDOUT = "stdout"
-    STDERR = "stderr"
 
 
 class LogSpec(NamedTuple):

@@ -160,32 +160,3 @@ def _walk(root: int, path: str, mode: int) -> int:
 def is_directory(fd: int) -> bool:
     """Whether an open (O_PATH) fd is a folder."""
     return stat.S_ISDIR(os.fstat(fd).st_mode)
-
-
-def inside(root: int, fd: int) -> bool:
-    """Whether the folder `fd` is `root` or below it, asked by walking up from it.
-
-    The answer is the kernel's own view at this moment; a caller uses it for what a
-    process is about to keep (its working directory).
-    """
-    wanted = _identity(root)
-    here = os.dup(fd)
-    try:
-        for _ in range(4096):
-            mine = _identity(here)
-            if mine == wanted:
-                return True
-            parent = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
-            if _identity(parent) == mine:
-                os.close(parent)
-                return False
-            os.close(here)
-            here = parent
-        return False
-    finally:
-        os.close(here)
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino

@@ -13,8 +13,6 @@ from ipaddress import ip_address
 from gantry.network import netlink
 from gantry.network.netns import Namespaces
 
-IFACE_PREFIX = "eth"
-
 
 @dataclass(frozen=True, slots=True)
 class Interface:

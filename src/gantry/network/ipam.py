@@ -279,11 +279,3 @@ def _first_free(base: Network, length: int, taken: Iterable[Network]) -> Network
     if start + step - 1 > int(base[-1]):
         return None
     return ip_network((start, length)) if base.version == 6 else IPv4Network((start, length))
-
-
-def first_address(subnet: str, ip_range: str = "") -> str:
-    """The address that a network's gateway gets when nobody chose one."""
-    network = ip_network(ip_range or subnet)
-    if ip_range and int(network[0]) != int(ip_network(subnet)[0]):
-        return str(network[0])
-    return str(network[1] if network.num_addresses > 2 else network[0])

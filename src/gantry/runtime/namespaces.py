@@ -21,16 +21,6 @@ FLAGS: Final[Mapping[str, int]] = {
     "mount": syscalls.CLONE_NEWNS,
     "time": syscalls.CLONE_NEWTIME,
 }
-FILES: Final[Mapping[str, str]] = {
-    "user": "user",
-    "pid": "pid",
-    "ipc": "ipc",
-    "uts": "uts",
-    "network": "net",
-    "cgroup": "cgroup",
-    "mount": "mnt",
-    "time": "time",
-}
 # The user namespace decides what the others may be joined by; the mount namespace goes
 # last, because after it paths mean something else.
 _JOIN_ORDER: Final = ("user", "ipc", "uts", "network", "pid", "cgroup", "time", "mount")

@@ -98,7 +98,6 @@ class InitPlan(Record):
     no_pivot: bool = False
     mount_label: str = ""
     net_devices: bool = False
-    late_seccomp: bool = False
 
 
 _PROPAGATION: Final[Mapping[str, int]] = {

@@ -97,16 +97,3 @@ def test_open_plain_refuses_links(root: int, tmp_path: Path) -> None:
         resolve.open_plain(root, "/proc")
     assert caught.value.errno == errno.ELOOP
     os.close(resolve.open_plain(root, "/var"))
-
-
-def test_inside(root: int, tmp_path: Path) -> None:
-    (tmp_path / "root/a/b").mkdir(parents=True)
-    inner = os.open(tmp_path / "root/a/b", os.O_PATH)
-    outer = os.open(tmp_path, os.O_PATH)
-    try:
-        assert resolve.inside(root, inner)
-        assert resolve.inside(root, root)
-        assert not resolve.inside(root, outer)
-    finally:
-        os.close(inner)
-        os.close(outer)
