@@ -14,7 +14,7 @@ case ${1:-test} in
     ;;
   bench) wanted="$common docker.io iptables iperf3 docker-registry" ;;
   cgroup2)
-    wanted="$common docker.io iptables user-mode-linux dmsetup"
+    wanted="$common docker.io iptables user-mode-linux dmsetup kmod"
     welcome="systemd"
     ;;
   *) echo "packages: unknown purpose: $1" >&2; exit 2 ;;
@@ -29,6 +29,7 @@ program() {
     docker.io) command -v dockerd && command -v docker ;;
     iproute2) command -v ip ;;
     nftables) command -v nft ;;
+    kmod) command -v modprobe ;;
     user-mode-linux) command -v linux.uml ;;
     util-linux) command -v nsenter && command -v setsid ;;
     procps) command -v ps ;;
