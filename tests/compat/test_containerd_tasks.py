@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -14,10 +16,23 @@ import pytest
 from tests.integration.shim.shim_world import make_rootfs
 from tests.support.peers import Ctr, containerd, find
 
+from gantry.containers.tasks import Task, Tasks
+from gantry.model.errors import Unavailable
 from gantry.model.mount import Mount
 from gantry.model.task import LogSpec, StdioSpec, TaskSpec
+from gantry.tasks.containerd import driver
 from gantry.tasks.containerd.driver import ContainerdTasks
-from gantry.testing.tasks_contract import LogPaths, TasksContract
+from gantry.testing.tasks_contract import (
+    BOTH,
+    KILL,
+    LogPaths,
+    TasksContract,
+    demux,
+    exec_spec,
+    log_of,
+    read_all,
+    running,
+)
 
 pytestmark = pytest.mark.skipif(not find("containerd"), reason="needs containerd")
 
@@ -47,8 +62,8 @@ class ContainerdWorld:
             tasks = ContainerdTasks(
                 self.ctr.address, self.ctr.namespace, self.exec_root, self.exec_root / "scripts"
             )
-            await tasks.warm()
             try:
+                await tasks.warm()
                 yield tasks
             finally:
                 await tasks.aclose()
@@ -110,3 +125,55 @@ def world(ctr: Ctr, tmp_path: Path) -> Iterator[ContainerdWorld]:
 
 class TestContainerd(TasksContract):
     """`world` is the fixture above."""
+
+    def test_many_at_once_lose_nothing(self, world: ContainerdWorld) -> None:
+        async def body(tasks: Tasks) -> None:
+            async def one(number: int) -> None:
+                spec = world.spec("sh", "-c", f"echo out {number}; echo err >&2; exit {number}")
+                task, (stream,) = await tasks.start(spec, None, [BOTH])
+                assert (await task.wait()).code == number
+                output = {1: f"out {number}\n".encode(), 2: b"err\n"}
+                assert demux(await read_all(stream)) == output
+                assert sorted((await log_of(spec)).splitlines()) == [b"err", output[1].strip()]
+                await task.delete()
+
+            async def execs(task: Task) -> None:
+                async def one(number: int) -> None:
+                    spec = exec_spec(f"e{number}", "sh", "-c", f"echo {number}; exit {number}")
+                    process, stream = await task.exec(spec, attach=BOTH)
+                    assert stream is not None
+                    assert demux(await read_all(stream))[1] == f"{number}\n".encode()
+                    assert (await process.wait()).code == number
+
+                await asyncio.gather(*map(one, range(8)))
+
+            async with running(tasks, world.spec("sleep", "1000")) as task:
+                await asyncio.gather(execs(task), *map(one, range(12)))
+            assert os.listdir(world.exec_root / "containerd") == []
+
+        self.run(world, body)
+
+    @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06, 0.1])
+    def test_a_start_that_nobody_waits_for(self, world: ContainerdWorld, delay: float) -> None:
+        async def body(tasks: Tasks) -> None:
+            with contextlib.suppress(TimeoutError):
+                starting = tasks.start(world.spec("sleep", "1000"), None, [BOTH])
+                task, _ = await asyncio.wait_for(starting, delay)
+                await task.kill(KILL)
+                await task.wait()
+                await task.delete()
+            folder = world.exec_root / "containerd"
+            while os.listdir(folder) or world.prefix in world.ctr("container", "ls").out:
+                await asyncio.sleep(0.01)
+
+        self.run(world, body)
+
+    def test_no_containerd(self, world: ContainerdWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(driver, "PATIENCE", 0.0)
+        world.ctr = Ctr("/nosuch.sock", world.rootfs, "none")
+
+        async def body(_tasks: Tasks) -> None:
+            raise AssertionError("it cannot come up")
+
+        with pytest.raises(Unavailable, match=r"cannot connect to containerd at /nosuch\.sock: "):
+            self.run(world, body)

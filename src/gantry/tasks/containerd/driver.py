@@ -40,7 +40,8 @@ LABEL: Final = "io.gantry.exec-root"
 """On our containers; its value says which engine's they are."""
 ROOT: Final = "rootfs"
 """Where, in the folder that containerd makes for it, a container's root is mounted."""
-_PATIENCE: Final = 15.0
+PATIENCE = 15.0
+"""Seconds that containerd may take to come up."""
 _SIGKILL: Final = 9
 _LISTEN_PAUSE: Final = 1.0
 
@@ -75,7 +76,7 @@ class ContainerdTasks:
         """Have all that a start needs. Unavailable: there is no containerd at that address."""
         self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         await self._launcher.warm()
-        self.version = await self._connection.version(_PATIENCE)
+        self.version = await self._connection.version(PATIENCE)
         await self._launcher.refill()
         self._owner.spawn(self._listen(), "events")
 
@@ -225,14 +226,26 @@ class ContainerdTasks:
 
     async def _listen(self) -> None:
         """Hear of kills for memory. One that is missed shows in the exit status all the same."""
+        told = False
         while True:
             try:
                 async for name in self._api.out_of_memory():
                     if name in self._tasks:
                         self._tasks[name].out_of_memory()
             except GantryError as error:
-                _log.warning("containerd's events: %s", error)
+                _log.log(logging.DEBUG if told else logging.WARNING, "containerd: %s", error)
+                told = True
             await asyncio.sleep(_LISTEN_PAUSE)
+            told = told and not await self._is_back()
+
+    async def _is_back(self) -> bool:
+        """Whether containerd answers (again)."""
+        try:
+            version, _ = await self._connection.version()
+        except GantryError:
+            return False
+        _log.info("containerd %s is back", version)
+        return True
 
 
 def adapted(spec: TaskSpec, netns: str | None) -> bytes:
