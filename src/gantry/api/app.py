@@ -17,8 +17,6 @@ from collections.abc import Coroutine
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
-from aiohttp import web
-
 from gantry.api.backend import Backends
 from gantry.api.call import Call, encode
 from gantry.api.errors import REASONS, PageNotFound, status_of
@@ -37,6 +35,7 @@ from gantry.api.routes import (
     websocket,
 )
 from gantry.http.reply import Head, Reply, Sendable
+from gantry.http.request import Request
 from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import GantryError, InvalidParameter
 from gantry.model.numbers import clamped
@@ -147,7 +146,7 @@ class App:
 
     # Requests
 
-    async def __call__(self, request: web.BaseRequest) -> Sendable:
+    async def __call__(self, request: Request) -> Sendable:
         """Answer one request; never raises but for cancellation and a lost connection."""
         try:
             return await self._dispatch(request)
@@ -164,10 +163,8 @@ class App:
             self.unexpected(request, error)
             return self._error(500, str(error) or type(error).__name__)
 
-    async def _dispatch(self, request: web.BaseRequest) -> Sendable:
+    async def _dispatch(self, request: Request) -> Sendable:
         target = request.raw_path
-        if not target.isascii():  # the parser lets bytes through that are not UTF-8
-            target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         path, _, query = target.partition("?")
         if not path.startswith("/"):
             path = "/" + path.partition("://")[2].partition("/")[2]  # absolute form
@@ -259,7 +256,7 @@ class App:
         safe = "".join(char for char in location if " " < char < "\x7f")
         return Reply(Head(301, REASONS[301], ()), b"", b"Location: " + safe.encode() + b"\r\n")
 
-    def unexpected(self, request: web.BaseRequest, error: BaseException) -> None:
+    def unexpected(self, request: Request, error: BaseException) -> None:
         """An exception outside the taxonomy: a defect of ours."""
         _log.error("%s %s: unexpected %s", request.method, request.raw_path, error, exc_info=error)
 

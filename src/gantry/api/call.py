@@ -8,14 +8,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from aiohttp import web
 
 from gantry.api import gojson, params
 from gantry.api.errors import TooLarge
 from gantry.api.versions.progress import message
 from gantry.http.raw import RawStream
 from gantry.http.reply import ChunkedReply, Reply, Sendable
-from gantry.http.server import connection_of
+from gantry.http.request import Request
 from gantry.model.errors import GantryError, InvalidParameter
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Call:
     __slots__ = ("_query", "app", "name", "query_text", "request", "rest", "version")
 
     def __init__(
-        self, app: App, request: web.BaseRequest, version: int, name: str, query_text: str
+        self, app: App, request: Request, version: int, name: str, query_text: str
     ) -> None:
         self.app = app
         self.request = request
@@ -82,16 +81,12 @@ class Call:
 
     async def body(self) -> bytes:
         """The whole body, at most MAX_BODY bytes."""
-        content = self.request.content
-        if content.is_eof() and not content.total_bytes:
-            return b""
         length = self.request.content_length
         if length is not None and length > MAX_BODY:
             raise TooLarge(f"request body too large: limit is {MAX_BODY} bytes")
-        self._continue()
         parts = []
         size = 0
-        while part := await content.readany():
+        while part := await self.request.content.readany():
             size += len(part)
             if size > MAX_BODY:
                 raise TooLarge(f"request body too large: limit is {MAX_BODY} bytes")
@@ -100,16 +95,8 @@ class Call:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body as it comes."""
-        self._continue()
-        content = self.request.content
-        while part := await content.readany():
+        while part := await self.request.content.readany():
             yield part
-
-    def _continue(self) -> None:
-        """Go's server answers `Expect` when the body is first read; so do we."""
-        expect = self.request.headers.get("Expect")
-        if expect and expect.lower() == "100-continue" and self.request.transport is not None:
-            self.request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def check_json(self) -> None:
         """The Content-Type has to be JSON if there is a body (or even if there is none)."""
@@ -158,11 +145,11 @@ class Call:
         """Encoded objects as a JSON array."""
         return Reply(self.app.head(200), b"[%b]\n" % b",".join(rows))
 
-    async def start_stream(self, content_type: str = JSON, extra: bytes = b"") -> ChunkedReply:
+    def start_stream(self, content_type: str = JSON, extra: bytes = b"") -> ChunkedReply:
         """Send the head of an endless answer at once."""
         self.endless()
         reply = ChunkedReply(self.app.head(200, content_type), extra)
-        await reply.start(self.request)
+        reply.start(self.request)
         return reply
 
     async def send(
@@ -189,7 +176,7 @@ class Call:
                 else:
                     await asyncio.wait([first])
                     first.result()
-                reply = await self.start_stream(content_type, extra)
+                reply = self.start_stream(content_type, extra)
                 item = await first
             except BaseException:
                 first.cancel()
@@ -234,15 +221,13 @@ class Call:
     def hijack(self, head: bytes) -> RawStream:
         """Take the connection over and send `head`."""
         self.endless()
-        transport = self.request.transport
-        raw = connection_of(self.request).hijack()
-        if transport is not None:
-            transport.write(head)
+        raw = self.request.connection.hijack()
+        self.request.connection.write(head)
         return raw
 
     def endless(self) -> None:
         """This answer ends with its client or with the engine: a shutdown does not wait."""
-        connection_of(self.request).endless = True
+        self.request.connection.endless = True
 
     async def finish(self, action: Coroutine[object, object, T]) -> T:
         """Do all of an action even when the client goes away in the middle of it."""

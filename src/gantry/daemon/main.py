@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 import gantry
 from gantry.daemon.flags import parse, usage
 from gantry.daemon.options import Options
-from gantry.http.lean import no_authorities
 from gantry.kernel.memory import release
 from gantry.model.errors import GantryError
 
@@ -127,8 +126,7 @@ def _set_up_logging(options: Options) -> None:
 
 
 async def _serve(options: Options, arguments: list[str]) -> None:
-    with no_authorities():
-        from gantry.daemon.engine import Engine
+    from gantry.daemon.engine import Engine
 
     began = time.monotonic()
     os.umask(0o022)

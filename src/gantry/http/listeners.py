@@ -241,7 +241,6 @@ class Listeners:
         """Stop listening, let short requests end within `grace` seconds, end the rest."""
         for listening in self._listening:
             listening.close()
-        self._server.pre_shutdown()
         await self._server.shutdown(grace)
         for path in self._paths:
             with contextlib.suppress(FileNotFoundError):

@@ -31,9 +31,9 @@ HEAD_APART: Final = 0.005
 
 
 class Owner(Protocol):
-    """What a raw stream needs of its protocol (an aiohttp `BaseProtocol`)."""
+    """What a raw stream needs of its connection."""
 
-    async def _drain_helper(self) -> None: ...
+    async def drain(self) -> None: ...
 
 
 class RawStream:
@@ -85,7 +85,7 @@ class RawStream:
         if self._lost:
             raise ConnectionResetError("the client has gone away")
         self._transport.write(data)
-        await self._owner._drain_helper()
+        await self._owner.drain()
 
     async def _head_first(self, begun: float) -> None:
         """Until the client has read the head, if that can be seen.

@@ -1,8 +1,7 @@
 """Answers that cost one write: the head is bytes before the request comes.
 
-aiohttp's own Response builds and serialises a header dictionary for each answer, which
-is a third of the time of a small request. Streams use `ChunkedReply`, whose chunks
-are framed here for the same reason.
+To build and serialise a header dictionary for each answer would be a good part of the time of
+a small request. Streams use `ChunkedReply`, whose chunks are framed here.
 """
 
 from __future__ import annotations
@@ -10,20 +9,20 @@ from __future__ import annotations
 import time
 from typing import Final, Protocol
 
-from aiohttp import web
+from gantry.http.request import Request
 
 LARGE: Final = 64 * 1024
 
 
 class Sendable(Protocol):
-    """What the connection needs of an answer (aiohttp's StreamResponse has it too)."""
+    """What the connection needs of an answer."""
 
     @property
-    def keep_alive(self) -> bool | None: ...
+    def keep_alive(self) -> bool:
+        """Known after `finish`: the connection can go on."""
 
-    async def prepare(self, request: web.BaseRequest) -> object: ...
-
-    async def write_eof(self) -> None: ...
+    async def finish(self, request: Request) -> None:
+        """Send what is not sent yet. ConnectionResetError when the client has gone away."""
 
 
 class Head:
@@ -69,139 +68,96 @@ class Reply:
     sent. `extra` is header lines, each ended by CRLF.
     """
 
-    __slots__ = ("_body", "_extra", "_head", "_request", "keep_alive")
+    __slots__ = ("_body", "_extra", "_head", "keep_alive")
 
     def __init__(self, head: Head, body: bytes | None, extra: bytes = b"") -> None:
         self._head = head
         self._body = body
         self._extra = extra
-        self._request: web.BaseRequest | None = None
-        self.keep_alive: bool | None = True
+        self.keep_alive = True
 
     def add_lines(self, lines: bytes) -> None:
         """Add header lines, each ended by CRLF."""
         self._extra += lines
 
-    async def prepare(self, request: web.BaseRequest) -> None:
-        self._request = request
+    async def finish(self, request: Request) -> None:
+        connection = request.connection
         self.keep_alive = request.keep_alive
-
-    async def write_eof(self) -> None:
-        request = self._request
-        if request is None or request.transport is None:
-            raise ConnectionResetError("the client has gone away")
         extra = self._extra if self.keep_alive else self._extra + b"Connection: close\r\n"
         body = self._body
         if body is None:
-            request.transport.write(b"%b%b\r\n" % (self._head.encoded(), extra))
+            connection.write(b"%b%b\r\n" % (self._head.encoded(), extra))
             return
         head = b"%b%bContent-Length: %d\r\n\r\n" % (self._head.encoded(), extra, len(body))
         if request.method == "HEAD":
-            request.transport.write(head)
+            connection.write(head)
         elif len(body) < LARGE:
-            request.transport.write(head + body)
+            connection.write(head + body)
         else:
-            request.transport.write(head)
-            request.transport.write(body)
+            connection.write(head)
+            connection.write(body)
             # The next request of this connection waits until the client has taken this one.
-            await request.writer.drain()
+            await connection.drain()
 
 
 class ChunkedReply:
     """An answer whose length is not known: chunked, or up to the end for HTTP/1.0.
 
-    Life cycle: `await start(request)` sends the head at once, `await write(data)` any number
-    of times (waits while the client does not read), and the connection calls `write_eof`.
+    Life cycle: `start(request)` sends the head at once, `await write(data)` any number
+    of times (waits while the client does not read), and the connection calls `finish`.
     """
 
-    __slots__ = ("_chunked", "_extra", "_head", "_request", "keep_alive", "started")
+    __slots__ = ("_chunked", "_extra", "_head", "_request", "keep_alive")
 
     def __init__(self, head: Head, extra: bytes = b"") -> None:
         self._head = head
         self._extra = extra
-        self._request: web.BaseRequest | None = None
+        self._request: Request | None = None
         self._chunked = True
-        self.keep_alive: bool | None = True
-        self.started = False
+        self.keep_alive = True
 
-    async def start(self, request: web.BaseRequest) -> None:
+    def start(self, request: Request) -> None:
         """Send the head."""
         self._request = request
         self._chunked = request.version >= (1, 1)
         self.keep_alive = request.keep_alive and self._chunked
-        self.started = True
         extra = self._extra
         if self._chunked:
             extra += b"Transfer-Encoding: chunked\r\n"
         if not self.keep_alive:
             extra += b"Connection: close\r\n"
-        self._send(b"%b%b\r\n" % (self._head.encoded(), extra))
+        request.connection.write(b"%b%b\r\n" % (self._head.encoded(), extra))
 
     async def write(self, data: bytes) -> None:
         """Send one chunk. Empty data is nothing (an empty chunk would end the answer)."""
         if not data or self._request is None or self._request.method == "HEAD":
             return
-        if self._chunked:
-            size = b"%x\r\n" % len(data)
-            if len(data) < LARGE:
-                self._send(b"%b%b\r\n" % (size, data))
-            else:
-                self._send(size)
-                self._send(data)
-                self._send(b"\r\n")
+        connection = self._request.connection
+        if not self._chunked:
+            connection.write(data)
+        elif len(data) < LARGE:
+            connection.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
-            self._send(data)
-        await self._request.writer.drain()
+            connection.write(b"%x\r\n" % len(data))
+            connection.write(data)
+            connection.write(b"\r\n")
+        await connection.drain()
 
-    async def prepare(self, request: web.BaseRequest) -> None:
-        if not self.started:
-            await self.start(request)
-
-    async def write_eof(self) -> None:
-        if self._chunked and self._request is not None and self._request.method != "HEAD":
-            self._send(b"0\r\n\r\n")
-
-    def _send(self, data: bytes) -> None:
-        transport = self._request.transport if self._request is not None else None
-        if transport is None:
-            raise ConnectionResetError("the client has gone away")
-        transport.write(data)
+    async def finish(self, request: Request) -> None:
+        if self._request is None:
+            self.start(request)
+        if self._chunked and request.method != "HEAD":
+            request.connection.write(b"0\r\n\r\n")
 
 
 class Taken:
     """The answer of a handler that hijacked the connection: nothing more is sent."""
 
     __slots__ = ()
-    keep_alive: bool | None = False
+    keep_alive = False
 
-    async def prepare(self, request: web.BaseRequest) -> None:
+    async def finish(self, request: Request) -> None:
         return
-
-    async def write_eof(self) -> None:
-        return
-
-
-class Refused:
-    """The answer to what is no HTTP, as Go's server gives it: no engine and no aiohttp is named.
-    The connection ends with it. status: "400 Bad Request"."""
-
-    __slots__ = ("_request", "_status")
-    keep_alive: bool | None = False
-
-    def __init__(self, status: str) -> None:
-        self._status = status.encode()
-        self._request: web.BaseRequest | None = None
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        self._request = request
-
-    async def write_eof(self) -> None:
-        if self._request is not None and self._request.transport is not None:
-            self._request.transport.write(
-                b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
-                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b"
-                % (self._status, len(self._status), self._status)
-            )
 
 
 TAKEN: Final = Taken()

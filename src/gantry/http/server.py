@@ -1,14 +1,17 @@
-"""HTTP connections: aiohttp's parser and keep-alive, with hijack and half-close added.
+"""HTTP/1 connections: one request at a time, keep-alive, hijack, half-close.
 
-What aiohttp does not have and the Engine API needs:
+What the Engine API needs, and servers made for the web do not have:
 
-* A handler may take the connection over (`hijack`). Bytes that came behind the request
-  in the same read must reach it, and must never be parsed as HTTP. So for requests that
-  may be hijacked the bytes behind them are held back until the handler has decided.
-* A client may shut down its writing side and go on reading. aiohttp closes then; here a
-  request in progress is finished first, and a hijacked connection sees end of input.
+* A handler may take the connection over (`hijack`). Bytes behind the request are input then,
+  and must never have been parsed as HTTP. So a head is parsed (`head`), its body is cut off
+  (`body`), and the rest waits until the handler has decided.
+* A client may shut down its writing side and go on reading: a request in progress is
+  finished first, and a hijacked connection sees end of input.
 * A client that is wholly gone is told from a half-closed one by POLLHUP, and its handler
   is cancelled.
+
+    idle ──head──▶ in progress ──answered──▶ (rest of an unread body thrown away) ──▶ idle
+                       └──hijack──▶ raw, until the handler ends      a refusal ──▶ ending
 """
 
 from __future__ import annotations
@@ -18,175 +21,314 @@ import logging
 import select
 import socket
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Final, cast
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
-
+from gantry.http.body import HIGH_WATER, Body, Sized
+from gantry.http.head import HeadReader, Refused
 from gantry.http.raw import RawStream
-from gantry.http.reply import TAKEN, Refused, Sendable
+from gantry.http.reply import Sendable
+from gantry.http.request import Request
+from gantry.model.errors import InvalidParameter
 
 _log = logging.getLogger(__name__)
 
-
-Handler = Callable[[web.BaseRequest], Awaitable[Sendable]]
+Handler = Callable[[Request], Awaitable[Sendable]]
 """The application: one coroutine for every request."""
 
-MAX_LINE: Final = 512 * 1024
-"""Longest request line and header (names of many images, long filters, identity tokens)."""
+IDLE_TIME: Final = 3630.0
+"""Seconds that a connection may be idle between requests."""
 
-MAX_HELD: Final = 256 * 1024
-"""Bytes behind a hijackable request after which the socket is left alone."""
+HEAD_TIME: Final = 300.0
+"""Seconds that a client may take to send a head."""
 
-MAX_LENGTH_DIGITS: Final = 18
-"""A longer Content-Length is for the parser to refuse."""
+SWEEP: Final = 60.0
+"""Seconds between looks at who is over time."""
 
-HIJACKABLE: Final = (b"/attach", b"/start", b"/session", b"/grpc")
+LINGER: Final = 10.0
+"""Seconds that a client may go on sending a body which nobody reads."""
+
+PARTING: Final = 0.5
+"""Seconds between an answer and the close where more may be coming, as Go's server has it."""
 
 
-class Connection(RequestHandler):
-    """One client. aiohttp's underscore attributes used here are its protocol's state machine:
-    `_waiter` (a future exactly while it is idle), `_request_in_progress`, `_messages`."""
+class Connection(asyncio.Protocol):
+    """One client.
 
-    __slots__ = ("_body_left", "_ended", "_held", "_holding", "_hup", "_raw", "endless")
+    endless: the answer in progress ends with its client or the engine. writing_paused: the
+    client does not read what was written.
+    """
 
-    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            server,
-            loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp turns it off
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_LINE,
-            auto_decompress=False,
-            read_bufsize=256 * 1024,
-        )
+    __slots__ = (
+        "_body",
+        "_drained",
+        "_ended",
+        "_ending",
+        "_head",
+        "_hup",
+        "_keep",
+        "_loop",
+        "_paused",
+        "_raw",
+        "_rest",
+        "_server",
+        "_since",
+        "_timer",
+        "_transport",
+        "endless",
+        "task",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._head = HeadReader()
+        self._body: Body | None = None
+        self._rest = bytearray()
+        """Came behind the request in progress."""
         self._raw: RawStream | None = None
-        self._held: bytearray | None = None
-        self._holding = False
-        self._body_left = 0
+        self._paused = False
         self._ended = False
+        self._ending = False
+        self._keep = False
+        self._since = self._loop.time()
         self._hup: select.epoll | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.endless = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._server.add(self)
 
     # Input
 
     def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
         if self._raw is not None:
-            self._raw.feed(data)
-        elif self._held is not None:
-            if self._body_left:
-                part, data = data[: self._body_left], data[self._body_left :]
-                self._body_left -= len(part)
-                super().data_received(part)
-            self._hold(data)
-        elif data.startswith(b"POST ") and (self._waiter is not None or not self._request_count):
-            # Idle, or so new that aiohttp's task has not run yet: this is a request's beginning.
-            end = self._end_of_hijackable(data)
-            if end == 0:
-                super().data_received(data)
+            self._input(self._raw, data)
+            return
+        if self._body is None:
+            self._parse(data)
+            return
+        self._rest += self._fill(self._body, data)
+        if self.task is None and self._body.complete:
+            self._next()
+        self._throttle()
+
+    def _parse(self, data: bytes) -> None:
+        """Bytes of a head, where no request is in progress."""
+        begun = self._head.begun
+        try:
+            found = self._head.feed(data)
+            if found is None:
+                if self._head.begun and not begun:
+                    self._since = self._loop.time()
                 return
-            self._held = bytearray()
-            self._body_left = max(0, end - len(data))
-            super().data_received(data[:end])
-            self._hold(data[end:])
+            head, rest = found
+            body = Body(head.framing(), self, expected=head.expects())
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        request = Request(
+            self,
+            head.method,
+            head.target,
+            head.version,
+            head.headers,
+            body,
+            keep_alive=head.keep_alive,
+        )
+        self._body = body
+        self._keep = True
+        if rest:
+            self._rest += self._fill(body, rest)
+            self._throttle()
+        # Owned by this connection: cancelled with it, waited for by `Server.shutdown`.
+        self.task = self._loop.create_task(self._serve(request))
+
+    def _fill(self, body: Body, data: bytes) -> bytes:
+        """Give the body what is its own; what is behind it."""
+        if body.complete:
+            return data
+        try:
+            return body.feed(data)
+        except InvalidParameter as error:
+            # Nobody knows where the next request would begin.
+            self._ending = True
+            self._keep = False
+            body.fail(error)
+            return b""
+
+    def _throttle(self) -> None:
+        """Leave the socket alone while more is held than is good."""
+        held = len(self._rest) + (self._body.held if self._body is not None else 0)
+        if self._transport is None or self._paused == (held > HIGH_WATER):
+            return
+        self._paused = not self._paused
+        if self._paused:
+            self._transport.pause_reading()
         else:
-            super().data_received(data)
+            self._transport.resume_reading()
 
-    @staticmethod
-    def _end_of_hijackable(data: bytes) -> int:
-        """Where the request that starts `data` ends, 0 when it can't be hijacked."""
-        target = data[5 : data.find(b" ", 5)].partition(b"?")[0]
-        if not target.endswith(HIJACKABLE):
-            return 0
-        head_end = data.find(b"\r\n\r\n")
-        if head_end < 0:
-            return 0
-        length = 0
-        for line in data[:head_end].split(b"\r\n")[1:]:
-            name, _, value = line.partition(b":")
-            match name.lower():
-                case b"content-length":
-                    value = value.strip()
-                    if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
-                        return 0
-                    length = int(value)
-                case b"transfer-encoding":
-                    return 0
-        return head_end + 4 + length
+    def body_wanted(self) -> None:
+        self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _hold(self, data: bytes) -> None:
-        if not data or self._held is None:
+    def body_taken(self) -> None:
+        if self._paused:
+            self._throttle()
+
+    def _refuse(self, refused: Refused) -> None:
+        """The answer to what is no request; nothing after it is looked at."""
+        _log.debug("refused: %s", refused)
+        text = f"{refused.status} {refused.status.phrase}".encode()  # Go's server says no more
+        self.write(
+            b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (text, len(text), text)
+        )
+        self._part()
+
+    def _part(self) -> None:
+        """Close, but not at once: while the client still sends, that would be a reset, and the
+        answer would be lost with it."""
+        self._ending = True
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._timer = self._loop.call_later(PARTING, self.close)
+
+    # Requests
+
+    async def _serve(self, request: Request) -> None:
+        """One request, up to the end of its answer."""
+        try:
+            reply = await self._server.handler(request)
+            await reply.finish(request)
+            self._keep = self._keep and reply.keep_alive
+        except ConnectionError:
+            # The client is gone, or the answer broke off: it sees an end without an end mark.
+            self._body = None
+            self.close()
+        except Exception:
+            _log.exception("%s %s: the handler failed", request.method, request.raw_path)
+            self._body = None
+            self.close()
+        except asyncio.CancelledError:
+            self._body = None
+            self.close()
+            raise
+        finally:
+            self.task = None
+            self.endless = False
+        if self._transport is None or self._body is None:
             return
-        self._held += data
-        if len(self._held) > MAX_HELD and not self._holding and self.transport is not None:
-            self._holding = True
-            self.transport.pause_reading()
+        if self._raw is not None:
+            self.close()
+        elif not self._body.ends:
+            self._part()
+        elif self._body.complete:
+            self._next()
+        else:
+            self._body.discard()
+            self._throttle()
+            self._timer = self._loop.call_later(LINGER, self.close)
 
-    def _let_go(self) -> bytes:
-        """What was held back; reading goes on."""
-        held, self._held = bytes(self._held or b""), None
-        if self._holding and self.transport is not None:
-            self._holding = False
-            self.transport.resume_reading()
-        return held
-
-    def release(self) -> None:
-        """The handler has answered without hijacking: what was held is the next request."""
-        if self._held is None or self._raw is not None:
+    def _next(self) -> None:
+        """The request is answered and its body has come: on to the next, if there is to be one."""
+        self._body = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._keep or self._server.closing:
+            self.close()
             return
-        held = self._let_go()
-        self._body_left = 0
-        if held:
-            self.data_received(held)
+        self._since = self._loop.time()
+        if self._rest:
+            data = bytes(self._rest)
+            self._rest.clear()
+            self._throttle()
+            self._parse(data)
+        if self._ended and (self._body is None or not self._body.complete):
+            self.close()  # the rest of it will never come
+
+    # Hijack
 
     def hijack(self) -> RawStream:
         """Take the connection over; the handler answers with `reply.TAKEN` in the end."""
-        if self.transport is None:
+        if self._transport is None:
             raise ConnectionResetError("the client has gone away")
-        early = self._let_go()
-        self.keep_alive(False)
-        self._raw = RawStream(self.transport, self, early)
+        early = bytes(self._rest)
+        self._rest.clear()
+        if self._body is not None:
+            self._body.discard()
+        self._throttle()
+        self._raw = RawStream(self._transport, self, early)
         if self._ended:
             self._raw.feed_eof()
         # From the start: input may be paused, and then its end is not seen.
-        self._watch(self.transport.get_extra_info("socket"))
+        self._watch(self._transport.get_extra_info("socket"))
         return self._raw
+
+    def _input(self, raw: RawStream, data: bytes) -> None:
+        """What is still missing of a body of known length is no input. The end of chunks is
+        not waited for: clients that send their input so mean it raw when they upgrade."""
+        body = self._body
+        if body is not None and isinstance(body.framing, Sized):
+            data = body.feed(data)
+        if data:
+            raw.feed(data)
+
+    # Output
+
+    def write(self, data: bytes) -> None:
+        """ConnectionResetError when the client is gone."""
+        if self._transport is None:
+            raise ConnectionResetError("the client has gone away")
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while the client does not read. ConnectionResetError when it is gone."""
+        if self._drained is not None:
+            await asyncio.shield(self._drained)  # there may be others who wait
+        if self._transport is None:
+            raise ConnectionResetError("the client has gone away")
+
+    @property
+    def writing_paused(self) -> bool:
+        return self._drained is not None
+
+    def pause_writing(self) -> None:
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     # End
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp annotates None
+    def eof_received(self) -> bool:
         """True keeps the writing side open (asyncio's contract)."""
-        transport = self.transport
+        transport = self._transport
         if transport is None or not transport.can_write_eof():
-            return None
+            return False
         sock: socket.socket = transport.get_extra_info("socket")
-        if self._hung_up(sock):
-            return None
+        if _hung_up(sock):
+            return False
         if self._raw is not None:
             self._raw.feed_eof()
             return True
         if sock.family != socket.AF_UNIX:
-            return None  # TCP can't tell a half-close from an end
-        idle = self._waiter is not None and not self._waiter.done()
-        if idle or self._body_left or self._parser is None:
-            return None
-        try:
-            self._parser.feed_eof()
-        except Exception:  # the end came in the middle of a body
-            return None
+            return False  # TCP can't tell a half-close from an end
+        if self.task is None or self._body is None or not self._body.complete:
+            return False
         self._watch(sock)
-        self._ended = True
-        if not self._messages:
-            self.close()  # after the answer to the request in progress
+        self._ended = True  # closed after the answers to what has come
         return True
-
-    @staticmethod
-    def _hung_up(sock: socket.socket) -> bool:
-        poll = select.poll()
-        poll.register(sock.fileno(), 0)
-        return bool(poll.poll(0))
 
     def _watch(self, sock: socket.socket) -> None:
         """Be told when the other direction ends too. An epoll of its own: the loop watches
@@ -195,12 +337,12 @@ class Connection(RequestHandler):
             return
         self._hup = select.epoll()
         self._hup.register(sock.fileno(), 0)
-        self._loop.add_reader(self._hup.fileno(), self._end)
+        self._loop.add_reader(self._hup.fileno(), self._hung)
 
-    def _end(self) -> None:
+    def _hung(self) -> None:
         self._unwatch()
-        if self.transport is not None:
-            self.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _unwatch(self) -> None:
         if self._hup is not None:
@@ -208,62 +350,89 @@ class Connection(RequestHandler):
             self._hup.close()
             self._hup = None
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What is not HTTP is answered as Go's server does, and is no line in the log: anybody
-        could fill the disk with those."""
-        if status >= 500:
-            return super().handle_error(request, status, exc, message)
-        _log.debug("not HTTP: %s", message)
-        status = 431 if isinstance(exc, LineTooLong) else status
-        # aiohttp asks no more of an answer than `Sendable` has.
-        return cast(web.StreamResponse, Refused(f"{status} {HTTPStatus(status).phrase}"))
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._ending = True
+        if self._transport is not None:
+            self._transport.close()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._transport = None
+        self._server.remove(self)
+        self.resume_writing()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._raw is not None:
             self._raw.lost()
-        super().connection_lost(exc)
+        if self._body is not None:
+            self._body.fail(ConnectionResetError("the client has gone away"))
+        if self.task is not None:
+            self.task.cancel()
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  # aiohttp's
-        """Finish a short request; end a stream at once."""
-        if self._raw is not None or self.endless:
-            if self._task_handler is not None:
-                self._task_handler.cancel()
-            timeout = 0.1
-        await super().shutdown(timeout)
+    # The server's
+
+    def shut(self) -> None:
+        """The engine ends: so does this, unless a short request is in progress."""
+        if self.task is None:
+            self.close()
+        elif self._raw is not None or self.endless:
+            self.task.cancel()
+
+    def sweep(self, now: float) -> None:
+        """Close it if its client is over time."""
+        limit = HEAD_TIME if self._head.begun else IDLE_TIME
+        if self._body is None and not self._ending and now - self._since > limit:
+            self.close()
 
 
-class Server(web.Server):
+def _hung_up(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+class Server:
     """A factory of connections that all talk to one handler."""
 
     def __init__(self, handler: Handler) -> None:
-        async def entry(request: web.BaseRequest) -> Sendable:
-            connection = cast(Connection, request.protocol)
-            if connection._ended and not connection._messages:
-                connection.close()  # this is the last of those that came before the end
-            try:
-                return await handler(request)
-            except ConnectionError:
-                # The client is gone, or the answer broke off: it sees an end without an end mark.
-                connection.force_close()
-                return TAKEN
-            finally:
-                if connection._held is not None:
-                    connection.release()
-
-        # aiohttp asks no more of an answer than `Sendable` does.
-        super().__init__(entry, handler_cancellation=True)  # type: ignore[arg-type]
+        self.handler = handler
+        self.closing = False
+        self._connections: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
 
     def __call__(self) -> Connection:
-        return Connection(self, self._loop)
+        return Connection(self)
 
+    def add(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
-def connection_of(request: web.BaseRequest) -> Connection:
-    """The connection a request came by."""
-    return cast(Connection, request.protocol)
+    def remove(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = None
+        for connection in list(self._connections):
+            connection.sweep(loop.time())
+        if self._connections:
+            self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+    async def shutdown(self, grace: float) -> None:
+        """End streams at once, let short requests end within `grace` seconds, end the rest."""
+        self.closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._connections):
+            connection.shut()
+        left = {one.task for one in self._connections if one.task is not None}
+        if left:
+            _, left = await asyncio.wait(left, timeout=grace)
+            for task in left:
+                task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=0.1)
+        for connection in list(self._connections):
+            connection.close()

@@ -39,7 +39,7 @@ class Fetched:
 @contextlib.asynccontextmanager
 async def open_url(url: str) -> AsyncIterator[Fetched]:
     """The body of a successful GET. InvalidParameter for what is no http(s) URL, System."""
-    import aiohttp
+    from gantry.http.lean import aiohttp
 
     if "://" not in url:
         url = "http://" + url

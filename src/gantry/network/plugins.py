@@ -59,7 +59,7 @@ class Plugin:
                 await asyncio.sleep(0.2)
 
     async def _call(self, method: str, body: Json | None) -> Json:
-        import aiohttp
+        from gantry.http.lean import aiohttp
 
         session = self._open()
         base = "http://plugin" if self.address.startswith("unix:") else self._base()
@@ -83,7 +83,7 @@ class Plugin:
         return answer
 
     def _open(self) -> aiohttp.ClientSession:
-        import aiohttp
+        from gantry.http.lean import aiohttp
 
         if self._session is None:
             connector: aiohttp.BaseConnector

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-import aiohttp
-
 from gantry.model.errors import (
     Forbidden,
     GantryError,
@@ -203,6 +201,8 @@ def _code_of(error: dict[str, Any]) -> str:
 
 def of_transport(error: Exception, method: str, url: str) -> TransportError:
     """What Go's net/http would say of the same misfortune."""
+    from gantry.http.lean import aiohttp
+
     plain = False
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         text = _certificate(error.certificate_error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 _log = logging.getLogger(__name__)
@@ -39,6 +38,10 @@ def _retry_after(text: str) -> float | None:
     """Seconds, from a number of them or a date."""
     if text.isascii() and text.isdigit():
         return float(text[:9])
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime  # much to load, for once in a long while
+
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, OverflowError):

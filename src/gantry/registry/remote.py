@@ -6,10 +6,8 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
-
-import aiohttp
 
 from gantry.model.errors import InvalidParameter
 from gantry.oci.image import (
@@ -27,6 +25,9 @@ from gantry.oci.image_digest import is_digest
 from gantry.registry.auth import Authorizer
 from gantry.registry.errors import AuthorizationError, RegistryError, parse
 from gantry.registry.transport import Endpoint, Transport, join, small
+
+if TYPE_CHECKING:
+    import aiohttp
 
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"))
 _DOCUMENTS: Final = MANIFESTS | INDEXES | {DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED}

@@ -8,10 +8,8 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urljoin, urlsplit
-
-import aiohttp
 
 from gantry.model.errors import InvalidParameter, System
 from gantry.registry.auth import (
@@ -33,6 +31,9 @@ from gantry.registry.errors import (
 )
 from gantry.registry.patience import WAIT, Patience
 from gantry.registry.settings import HUB, HUB_REGISTRY, RegistrySettings
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _CONNECT: Final = 30.0
 _PING: Final = 15.0
@@ -147,6 +148,8 @@ class Transport:
         RegistryError for another status than accepted, TransportError when nothing came.
         data: bytes, or a callable that makes a fresh async iterator of bytes for each try.
         """
+        from gantry.http.lean import aiohttp
+
         target = join(endpoint.url + "/", url)
         async with contextlib.AsyncExitStack() as scope_stack:
             patience = Patience(self.wait_limit if patient else 0)
@@ -226,6 +229,8 @@ class Transport:
     async def _exchange(
         self, endpoint: Endpoint, method: str, url: str, headers: dict[str, str], body: Any
     ) -> aiohttp.ClientResponse:
+        from gantry.http.lean import aiohttp
+
         try:
             parts = urlsplit(url)
             proxy = self.settings.proxies.of(parts.scheme, parts.hostname or "", parts.port)
@@ -244,6 +249,8 @@ class Transport:
         key = (endpoint.host, endpoint.insecure, _stamp(self.settings, endpoint))
         session = self._sessions.get(key)
         if session is None:
+            from gantry.http.lean import aiohttp
+
             connector = aiohttp.TCPConnector(
                 limit=0, ssl=_tls(self.settings, endpoint), keepalive_timeout=30
             )
@@ -334,6 +341,8 @@ async def _discard(response: aiohttp.ClientResponse) -> None:
 
 async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
     """As much of an error's body as comes."""
+    from gantry.http.lean import aiohttp
+
     try:
         return await small(response)
     except (aiohttp.ClientError, TimeoutError, OSError):

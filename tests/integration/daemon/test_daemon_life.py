@@ -265,3 +265,21 @@ def _tar(name: str, data: bytes) -> bytes:
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
+
+
+def test_containers_live_without_what_only_registries_need() -> None:
+    """aiohttp and all that it loads would be a quarter of an idle engine's memory."""
+    with engine() as found, found.api() as api:
+        name = make(api, "sleep", "600")
+        body: Json = {"Cmd": ["true"], "AttachStdout": True}
+        made = api.post(f"/containers/{name}/exec", body=body).expect(201).text("Id")
+        api.post(f"/exec/{made}/start", body={"Detach": True}).expect(200)
+        api.get(f"/containers/{name}/logs", {"stdout": "1"}).expect(200)
+        api.get("/containers/json").expect(200)
+        api.post(f"/containers/{name}/kill").expect(204)
+        api.post(f"/containers/{name}/wait").expect(200)
+        api.delete(f"/containers/{name}").expect(204)
+        maps = Path(f"/proc/{found.pid}/maps").read_text()
+        assert "/httptools/" in maps  # the files of modules written in C are seen here
+        for module in ("aiohttp", "multidict", "yarl"):
+            assert f"/{module}/" not in maps

@@ -6,29 +6,29 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from tests.unit.http.wire_client import connected, encoded, gone, run, serving
 
 from gantry.http.reply import TAKEN, ChunkedReply, Head, Reply, Sendable
-from gantry.http.server import Connection, Server, connection_of
+from gantry.http.request import Request
+from gantry.http.server import Connection, Server
 
 HEAD = Head(200, "OK", (("Content-Type", "text/plain"),))
 SWITCH = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 
 
-async def body_of(request: web.BaseRequest) -> bytes:
+async def body_of(request: Request) -> bytes:
     parts = []
     while part := await request.content.readany():
         parts.append(part)
     return b"".join(parts)
 
 
-async def echo(request: web.BaseRequest) -> Sendable:
+async def echo(request: Request) -> Sendable:
     """/attach hijacks and echoes until the end of input; all else is answered with its body."""
     body = await body_of(request)
     if not request.raw_path.endswith("/attach"):
         return Reply(HEAD, request.raw_path.encode() + b"|" + body)
-    raw = connection_of(request).hijack()
+    raw = request.connection.hijack()
     await raw.write(SWITCH)
     while data := await raw.read():
         await raw.write(data)
@@ -114,11 +114,11 @@ def test_much_input_behind_a_request_waits_for_the_hijack(tmp_path: Path) -> Non
     async def main() -> None:
         release = asyncio.Event()
 
-        async def late(request: web.BaseRequest) -> Sendable:
+        async def late(request: Request) -> Sendable:
             if request.raw_path == "/ping":
                 return Reply(HEAD, b"")
             await release.wait()
-            raw = connection_of(request).hijack()
+            raw = request.connection.hijack()
             size = 0
             while data := await raw.read():
                 size += len(data)
@@ -152,6 +152,60 @@ def test_half_close_before_a_hijack_is_input_that_ended(tmp_path: Path) -> None:
     run(main)
 
 
+async def hijack_unread(request: Request) -> Sendable:
+    """Takes the connection over without having read the body."""
+    raw = request.connection.hijack()
+    await raw.write(SWITCH)
+    while data := await raw.read():
+        await raw.write(data)
+    await raw.finish()
+    return TAKEN
+
+
+def test_what_is_input_where_a_body_was_not_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(hijack_unread, tmp_path) as (path, _):
+            for head, later, wanted in (
+                ("Content-Length: 6", b"dybehind", b"behind"),
+                ("Transfer-Encoding: chunked", b"raw, no chunk", b"raw, no chunk"),
+            ):
+                async with connected(path) as client:
+                    client.send(f"POST /attach HTTP/1.1\r\n{head}\r\n\r\n".encode())
+                    if "Length" in head:
+                        client.send(b"unbo")
+                    assert (await client.head())[0] == 101
+                    client.send(later)
+                    client.half_close()
+                    assert await client.reader.read() == wanted
+
+    run(main)
+
+
+def test_half_close_within_a_pipelined_request(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _):
+            for part in (b"GET /y HT", encoded("POST", "/y", b"0123456789")[:-3]):
+                async with connected(path) as client:
+                    client.send(encoded("GET", "/x") + part)
+                    client.half_close()
+                    assert (await client.answer()).body == b"/x|"
+                    assert await client.reader.read() == b""
+
+    run(main)
+
+
+def test_a_refusal_is_read_though_more_was_sent(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            client.send(b"GET /a b c\r\n\r\n" + b"x" * 1_000_000)
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (400, b"400 Bad Request")
+            assert answer.headers["connection"] == "close"
+            assert await client.reader.read() == b""
+
+    run(main)
+
+
 def test_half_closed_plain_request_is_answered(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(echo, tmp_path) as (path, _), connected(path) as client:
@@ -169,7 +223,7 @@ def test_a_client_that_leaves_cancels_its_request(tmp_path: Path) -> None:
         cancelled = asyncio.Event()
         begun = asyncio.Event()
 
-        async def forever(request: web.BaseRequest) -> Sendable:
+        async def forever(request: Request) -> Sendable:
             if request.raw_path == "/ping":
                 return Reply(HEAD, b"")
             begun.set()
@@ -199,10 +253,10 @@ def test_a_hijacked_client_that_leaves_while_its_input_is_not_read(tmp_path: Pat
     async def main() -> None:
         cancelled = asyncio.Event()
 
-        async def deaf(request: web.BaseRequest) -> Sendable:
+        async def deaf(request: Request) -> Sendable:
             if request.raw_path == "/ping":
                 return Reply(HEAD, b"")
-            raw = connection_of(request).hijack()
+            raw = request.connection.hijack()
             await raw.write(SWITCH)
             try:
                 await asyncio.Event().wait()
@@ -228,11 +282,11 @@ def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
         sent = 0
         connections: list[Connection] = []
 
-        async def flood(request: web.BaseRequest) -> Sendable:
+        async def flood(request: Request) -> Sendable:
             nonlocal sent
-            connections.append(connection_of(request))
+            connections.append(request.connection)
             reply = ChunkedReply(HEAD)
-            await reply.start(request)
+            reply.start(request)
             while True:
                 await reply.write(b"y" * 65536)
                 sent += 65536
@@ -251,8 +305,8 @@ def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
 
 def test_hijacked_output_is_whole_though_input_is_unread(tmp_path: Path) -> None:
     async def main() -> None:
-        async def short(request: web.BaseRequest) -> Sendable:
-            raw = connection_of(request).hijack()
+        async def short(request: Request) -> Sendable:
+            raw = request.connection.hijack()
             await raw.write(SWITCH + b"output")
             await raw.finish()
             return TAKEN
@@ -267,9 +321,9 @@ def test_hijacked_output_is_whole_though_input_is_unread(tmp_path: Path) -> None
 
 def test_chunks_and_http_1_0(tmp_path: Path) -> None:
     async def main() -> None:
-        async def stream(request: web.BaseRequest) -> Sendable:
+        async def stream(request: Request) -> Sendable:
             reply = ChunkedReply(HEAD)
-            await reply.start(request)
+            reply.start(request)
             for part in (b"one", b"", b"two"):
                 await reply.write(part)
             return reply
@@ -332,12 +386,12 @@ def test_shutdown_ends_streams_at_once_and_lets_requests_end(tmp_path: Path) -> 
         ended = asyncio.Event()
         begun = asyncio.Event()
 
-        async def handler(request: web.BaseRequest) -> Sendable:
+        async def handler(request: Request) -> Sendable:
             if request.raw_path == "/short":
                 begun.set()
                 await release.wait()
                 return Reply(HEAD, b"done")
-            raw = connection_of(request).hijack()
+            raw = request.connection.hijack()
             await raw.write(SWITCH)
             try:
                 await raw.read()

@@ -12,12 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from tests.unit.http.wire_client import run
 
 from gantry.http.listeners import serve
 from gantry.http.reply import TAKEN, Head, Reply, Sendable
-from gantry.http.server import connection_of
+from gantry.http.request import Request
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 
@@ -34,13 +33,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def handler(request: web.BaseRequest) -> Sendable:
+async def handler(request: Request) -> Sendable:
     """/attach hijacks and echoes, /big is large, all else is its path."""
     if request.raw_path == "/big":
         return Reply(HEAD, b"z" * 3_000_000)
     if not request.raw_path.endswith("/attach"):
         return Reply(HEAD, request.raw_path.encode())
-    raw = connection_of(request).hijack()
+    raw = request.connection.hijack()
     await raw.write(b"HTTP/1.1 101 UPGRADED\r\n\r\n")
     size = 0
     while data := await raw.read():

@@ -237,7 +237,7 @@ async def wait(call: Call) -> Sendable:
     waiting = await call.backends.containers.wait(call.name, condition)
     if call.version < 30:
         return call.json(await waiting.result())
-    reply = await call.start_stream(JSON)
+    reply = call.start_stream(JSON)
     result = await waiting.result()
     if call.version < 34 and condition == "removed" and result.get("Error"):
         return reply  # an empty answer was how failure was told

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiohttp import WSMsgType, web
-
 from gantry.api.backend import ByteStream
 from gantry.api.call import Call
 from gantry.api.pump import pump
 from gantry.api.router import Route
-from gantry.http.reply import Sendable
-from gantry.model.errors import InvalidParameter, NotFound
+from gantry.http import websocket
+from gantry.http.reply import TAKEN, Sendable
+from gantry.model.errors import GantryError, NotFound
 
 HEADER: Final = 8
 
@@ -44,36 +43,18 @@ class Demultiplexer:
         return bytes(out)
 
 
-class _Socket:
-    """A websocket as the pump's client; text frames up to 1.27."""
+class _Client:
+    """The pump's client: of a process's frames it gets the content."""
 
-    def __init__(self, socket: web.WebSocketResponse, *, text: bool, raw: bool) -> None:
+    def __init__(self, socket: websocket.Socket, *, raw: bool) -> None:
         self._socket = socket
-        self._text = text
         self._frames = None if raw else Demultiplexer()
 
     async def read(self) -> bytes:
-        while True:
-            message = await self._socket.receive()
-            match message.type:
-                case WSMsgType.TEXT:
-                    data = message.data.encode()
-                case WSMsgType.BINARY:
-                    data = message.data
-                case _:
-                    return b""
-            if data:
-                return bytes(data)
+        return await self._socket.read()
 
     async def write(self, data: bytes) -> None:
-        if self._frames is not None:
-            data = self._frames.feed(data)
-        if not data:
-            return
-        if self._text:
-            await self._socket.send_str(data.decode("utf-8", "replace"))
-        else:
-            await self._socket.send_bytes(data)
+        await self._socket.write(data if self._frames is None else self._frames.feed(data))
 
 
 async def attach(call: Call) -> Sendable:
@@ -81,8 +62,7 @@ async def attach(call: Call) -> Sendable:
     if call.rest != "ws":
         raise NotFound("page not found")
     call.backends.containers.tty(call.name)  # NotFound
-    if call.request.headers.get("Upgrade", "").lower() != "websocket":
-        raise InvalidParameter("not a websocket handshake")
+    head = websocket.accept(call.request.headers)
     every = call.version < 42
     attachment = await call.backends.containers.attach(
         call.name,
@@ -94,27 +74,26 @@ async def attach(call: Call) -> Sendable:
         detach_keys=call.text("detachKeys") or None,
     )
     try:
-        response = web.WebSocketResponse()
+        raw = call.hijack(head)
+        socket = websocket.Socket(raw, text=call.version < 28)  # text frames up to 1.27
         try:
-            await response.prepare(call.request)
-        except web.HTTPException as error:
-            raise InvalidParameter(f"not a websocket handshake: {error.text}") from None
-        call.endless()
-        client = _Socket(response, text=call.version < 28, raw=attachment.tty)
-        stream: ByteStream = await attachment.stream()
-        try:
-            await pump(
-                client,
-                stream,
-                stdin=True,
-                close_stdin=not attachment.tty and attachment.stdin_once,
-            )
-        finally:
-            await stream.close()
-        await response.close()
+            stream: ByteStream = await attachment.stream()
+            try:
+                await pump(
+                    _Client(socket, raw=attachment.tty),
+                    stream,
+                    stdin=True,
+                    close_stdin=not attachment.tty and attachment.stdin_once,
+                )
+            finally:
+                await stream.close()
+        except GantryError as error:
+            await socket.write(f"Error attaching: {error}\n".encode())
+        await socket.close()
     finally:
         await attachment.close()
-    return response
+    await raw.finish()
+    return TAKEN
 
 
 ROUTES: Final = [Route("GET", "/containers/{name}/attach/{rest}", attach)]
