@@ -1,4 +1,7 @@
-"""Throughput by iperf3: between containers, and through a published port."""
+"""Throughput by iperf3: between containers, and through a published port.
+
+With reno, which every kernel has and lets everybody use: with bbr its timers would be measured.
+"""
 
 import json
 from subprocess import run
@@ -14,6 +17,7 @@ from bench.work import client, config, create, remove, start
 PORT = 5201
 BINDS: list[Json] = ["/:/machine:ro", "/tmp:/machine/tmp"]  # iperf3 makes temporary files
 IPERF = ("chroot", "/machine", "iperf3")
+RENO = ("-C", "reno")
 
 
 def _served(engine: Engine, more: dict[str, Json]) -> tuple[str, str]:
@@ -42,7 +46,9 @@ def between(engine: Engine, quick: bool) -> float:
     """Return Gbit/s from a container to another one in the same network."""
     server, address = _served(engine, {})
     with client(engine) as api:
-        command = f"{' '.join(IPERF)} -c {address} -J -t {1 if quick else 2} > /said"
+        command = (
+            f"{' '.join(IPERF)} -c {address} {' '.join(RENO)} -J -t {1 if quick else 2} > /said"
+        )
         # Until the server has come up.
         script = f"until {command}; grep -q sum_received /said; do sleep 0.1; done; cat /said"
         other = create(api, config("sh", "-c", script, HostConfig={"Binds": BINDS}))
@@ -60,7 +66,7 @@ def published(engine: Engine, quick: bool) -> float:
     bindings: Json = {f"{PORT}/tcp": [{"HostPort": str(PORT)}]}
     server, _ = _served(engine, {"PortBindings": bindings})
     try:
-        words = ("iperf3", "-c", HOST_ADDRESS, "-J", "-t", "1" if quick else "2")
+        words = ("iperf3", "-c", HOST_ADDRESS, *RENO, "-J", "-t", "1" if quick else "2")
         argv = [*engine.machine.lan.command, *words]
         done = eventually(lambda: _succeeded(argv), "iperf3")
         return _rate(done)
