@@ -83,11 +83,6 @@ class BridgeOptions:
                     raise failed(name, "nil ip") from None
             return value
 
-        for key, low, high, what in (
-            (drivers.ADVERTISE_MESSAGES_OPTION, 0, 3, "an integer"),
-            (drivers.ADVERTISE_INTERVAL_OPTION, 100, 2000, "integer milliseconds"),
-        ):
-            _check_number(options, key, low, high, what)
         mtu = options.get(drivers.MTU_OPTION, "0")
         try:
             number = int(mtu)
@@ -111,18 +106,6 @@ class BridgeOptions:
             trusted=tuple(filter(None, options.get(TRUSTED, "").split(":"))),
             iface_prefix=options.get(drivers.IFACE_PREFIX_OPTION) or "eth",
         )
-
-
-def _check_number(options: Mapping[str, str], key: str, low: int, high: int, what: str) -> None:
-    text = options.get(key)
-    if text is None:
-        return
-    try:
-        number = int(text)
-    except ValueError:
-        raise InvalidParameter(f'value for option {key} "{text}" must be {what}') from None
-    if not low <= number <= high:
-        raise InvalidParameter(f"{key} must be in the range {low} to {high}")
 
 
 @dataclass(slots=True)

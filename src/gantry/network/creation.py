@@ -27,6 +27,7 @@ from gantry.model.errors import (
 )
 from gantry.model.network import IpamPool, NetworkRecord
 from gantry.network import drivers
+from gantry.network.announce import Announcements
 from gantry.network.catalog import PREDEFINED, Catalog
 from gantry.network.drivers import Traits
 from gantry.network.ipam import Ipam
@@ -171,6 +172,7 @@ def _check_config(record: NetworkRecord) -> None:
             " fields like [ ingress | internal | attachable | scope ] are not supported."
         )
     if not record.config_from:
+        Announcements.parse(record.options)
         return
     if record.config_only:
         raise Forbidden("a configuration network cannot depend on another configuration network")

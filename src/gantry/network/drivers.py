@@ -23,8 +23,6 @@ IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 SYSCTLS_OPTION = "com.docker.network.endpoint.sysctls"
 MTU_OPTION = "com.docker.network.driver.mtu"
 IFACE_PREFIX_OPTION = "com.docker.network.container_iface_prefix"
-ADVERTISE_MESSAGES_OPTION = "com.docker.network.advertise_addr_nmsgs"
-ADVERTISE_INTERVAL_OPTION = "com.docker.network.advertise_addr_ms"
 HOST_IPV4_OPTION = "com.docker.network.host_ipv4"
 HOST_IPV6_OPTION = "com.docker.network.host_ipv6"
 

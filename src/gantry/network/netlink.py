@@ -38,7 +38,8 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_IFALIAS, IFLA_GROUP = 10, 18, 28, 20, 27
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
+FORWARDING = 3  # BR_STATE_FORWARDING
 IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES = 36, 37
 VETH_INFO_PEER = 1
 IFF_UP = 0x1
@@ -371,6 +372,15 @@ def link(sock: Socket, name: str) -> Link | None:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+def port_state(sock: Socket, name: str) -> int | None:
+    """The state of a bridge's port, None for what is none."""
+    payload = _link_head() + text(IFLA_IFNAME, name)
+    found = dict(attributes(sock.get(Message(RTM_GETLINK, 0, payload, f"link {name}"))[16:]))
+    info = dict(attributes(found.get(IFLA_LINKINFO, b"")))
+    data = dict(attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")))
+    return data[IFLA_BRPORT_STATE][0] if IFLA_BRPORT_STATE in data else None
 
 
 # --- addresses and routes ----------------------------------------------------------------

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from gantry.kernel import syscalls
@@ -79,9 +80,16 @@ class Namespaces:
         """Delete links of the host, later. Nobody waits for that: the kernel takes some 30 ms
         to let go of one, most of it without holding up others, so a thread of its own does.
         """
+        self._later(partial(_remove_links, tuple(indexes)))
+
+    def close_later(self, fd: int) -> None:
+        """Close a packet socket, for which the kernel waits as long."""
+        self._later(partial(os.close, fd))
+
+    def _later(self, job: Callable[[], None]) -> None:
         if self._remover is None:
             self._remover = ThreadPoolExecutor(1, thread_name_prefix="netns-remove")
-        self._remover.submit(_remove_links, tuple(indexes))
+        self._remover.submit(job)
 
     async def removed(self) -> None:
         """Wait until all that `remove_links` was told is gone."""

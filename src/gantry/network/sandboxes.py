@@ -34,6 +34,7 @@ from gantry.model.network import (
     SandboxState,
 )
 from gantry.network import endpoints, interfaces, netlink, netns
+from gantry.network.announce import Announcer
 from gantry.network.bridge import BridgeDriver
 from gantry.network.catalog import Catalog
 from gantry.network.drivers import Driver, Wanted
@@ -84,6 +85,7 @@ class Sandboxes:
         firewall: Firewall | None,
         naming: Naming,
         exposure: Exposure,
+        announcer: Announcer,
         driver_of: Callable[[NetworkRecord], Driver],
         ipam_of: Callable[[NetworkRecord], Ipam],
     ) -> None:
@@ -95,6 +97,7 @@ class Sandboxes:
         self._firewall = firewall
         self._naming = naming
         self._exposure = exposure
+        self._announcer = announcer
         self._driver_of = driver_of
         self._ipam_of = ipam_of
         self._pool: Pool[Prepared] | None = None
@@ -231,6 +234,7 @@ class Sandboxes:
     async def _release(self, live: Live) -> None:
         for state in live.endpoints.values():
             self._naming.forget(state)
+            self._announcer.stop(state)
         self._naming.stop(live, lift=True)
         if live.links and self._firewall is not None:
             await self._firewall.link((), live.links)
@@ -271,6 +275,7 @@ class Sandboxes:
             await self._driver_of(record).adopt(record, state)
             live.endpoints[record.name] = state
             self._naming.remember(record, state)
+            self._announcer.start(record, state, live.netns_fd)
         live.ways = self._elect(live)
         await self._link(live)
         try:
@@ -348,6 +353,7 @@ class Sandboxes:
     async def _drop(self, live: Live, network: str) -> None:
         state = live.endpoints.pop(network)
         self._naming.forget(state)
+        self._announcer.stop(state)
         record = self._catalog.get(state.network_id)
         if record is not None:
             await self._detached(record, state, live.netns_fd)
@@ -395,6 +401,7 @@ class Sandboxes:
         if alone:
             live.ways = self._elect(live)
         self._naming.remember(record, state)
+        self._announcer.start(record, state, live.netns_fd)
 
     async def _addresses(
         self,
@@ -560,6 +567,7 @@ class Sandboxes:
             await self._namespaces.run(
                 partial(interfaces.set_mac, self._namespaces, live.netns_fd, state.interface, mac)
             )
+        self._announcer.start(record, state, live.netns_fd)
 
     # --- the dead --------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from gantry.model.network import (
     SandboxState,
 )
 from gantry.network import bridge, coexist, creation, endpoints, hostside, views
+from gantry.network.announce import Announcer
 from gantry.network.audit import Audit
 from gantry.network.backends import ChosenFirewall
 from gantry.network.bridge import BridgeDriver
@@ -140,6 +141,7 @@ class Networks:
             firewall=self._firewall,
             naming=self._naming,
             exposure=Exposure(settings, self._catalog, publisher, self._driver_of),
+            announcer=Announcer(self._namespaces, self._owner),
             driver_of=self._driver_of,
             ipam_of=self._ipam_of,
         )
