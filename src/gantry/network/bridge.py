@@ -167,10 +167,11 @@ class BridgeDriver:
         if len(bridge_name(record)) > 15 or "/" in bridge_name(record):
             raise InvalidParameter(f"invalid bridge name: {bridge_name(record)}")
         for other in others:
-            if bridge_name(other) == bridge_name(record) and other.id != record.id:
+            conflict = _conflict(record, other) if other.id != record.id else ""
+            if conflict:
                 raise Forbidden(
                     f"cannot create network {record.id} ({bridge_name(record)}): conflicts with"
-                    f" network {other.id} ({bridge_name(other)}): networks have same bridge name"
+                    f" network {other.id} ({bridge_name(other)}): networks have {conflict}"
                 )
 
     async def create(self, record: NetworkRecord) -> None:
@@ -479,6 +480,23 @@ class BridgeDriver:
     def _count(self, indexes: Sequence[int]) -> list[int]:
         masters = [link.master for link in netlink.links(self._namespaces.host)]
         return [masters.count(index) for index in indexes]
+
+
+def _conflict(record: NetworkRecord, other: NetworkRecord) -> str:
+    """What two networks must not share. Addresses are the IPAM driver's business, but it
+    lets networks share a subnet that have ranges in it, and two bridges cannot."""
+    if bridge_name(record) == bridge_name(other):
+        return "same bridge name"
+    for pool in record.ipam:
+        subnet = ip_network(pool.subnet) if pool.ip_range else None
+        if subnet is not None and any(
+            ip_network(theirs.subnet).version == subnet.version
+            and subnet.overlaps(ip_network(theirs.subnet))
+            for theirs in other.ipam
+            if theirs.subnet
+        ):
+            return f"overlapping IPv{subnet.version}"
+    return ""
 
 
 def _isolated(record: NetworkRecord, options: BridgeOptions) -> bool:

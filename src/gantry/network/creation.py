@@ -371,10 +371,13 @@ def now() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}000Z"
 
 
-async def lease_again(record: NetworkRecord, ipam: Ipam) -> None:
-    """Tell the IPAM driver of a stored network's leases, after a restart."""
+async def lease_again(record: NetworkRecord, ipam: Ipam) -> NetworkRecord:
+    """Tell the IPAM driver of a stored network's leases, after a restart: the record, with
+    what it calls them now."""
+    pools: list[IpamPool] = []
     for pool in record.ipam:
         if not pool.pool_id:
+            pools.append(pool)
             continue
         lease = await ipam.request_pool(
             pool.subnet, pool.ip_range, options=record.ipam_options, v6=":" in pool.subnet
@@ -382,3 +385,5 @@ async def lease_again(record: NetworkRecord, ipam: Ipam) -> None:
         addresses = [pool.gateway] if pool.gateway and pool.gateway_leased else []
         for address in (*addresses, *pool.aux.values()):
             await ipam.request_address(lease.id, address)
+        pools.append(replace(pool, pool_id=lease.id))
+    return replace(record, ipam=tuple(pools))

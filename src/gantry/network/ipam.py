@@ -70,9 +70,17 @@ class AddressPool:
     """The addresses of one subnet.
 
     range: the part that automatic choice takes from ("" all). taken: never given out.
+    beside: another network's pool in the same subnet: what one gives, the other does not.
     """
 
-    def __init__(self, subnet: str, *, range: str = "", taken: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        subnet: str,
+        *,
+        range: str = "",
+        taken: Iterable[str] = (),
+        beside: AddressPool | None = None,
+    ) -> None:
         self.subnet: Network = ip_network(subnet)
         choice = ip_network(range) if range else self.subnet
         low, high = int(choice[0]), int(choice[-1])
@@ -83,8 +91,12 @@ class AddressPool:
             if self.subnet.version == 4:
                 high = min(high, int(self.subnet[-1]) - 1)
         self._low, self._high, self._next = low, high, low
-        self._used: set[int] = {int(ip_address(address)) for address in taken}
+        self._used: set[int] = beside._used if beside else set()
+        self._pools: list[AddressPool] = beside._pools if beside else []
+        self._pools.append(self)
         self._in_range = sum(low <= value <= high for value in self._used)
+        for address in taken:
+            self._take(int(ip_address(address)))
 
     @property
     def used(self) -> int:
@@ -108,8 +120,7 @@ class AddressPool:
         value = self._next  # below it, all are used
         while value in self._used:
             value += 1
-        self._used.add(value)
-        self._in_range += 1
+        self._take(value)
         self._next = value + 1
         return str(type(self.subnet[0])(value))
 
@@ -120,17 +131,26 @@ class AddressPool:
             raise InvalidParameter("requested address is out of range")
         if int(value) in self._used:
             raise Forbidden("Address already in use")
-        self._used.add(int(value))
-        self._in_range += self._low <= int(value) <= self._high
+        self._take(int(value))
 
     def release(self, address: str) -> None:
         """Give back; nothing happens if it was not given out."""
         value = int(ip_address(address))
         if value in self._used:
             self._used.remove(value)
-            if self._low <= value <= self._high:
-                self._in_range -= 1
-                self._next = min(self._next, value)
+            for pool in self._pools:
+                if pool._low <= value <= pool._high:
+                    pool._in_range -= 1
+                    pool._next = min(pool._next, value)
+
+    def close(self) -> None:
+        """The pool is nobody's any more; those beside it stay."""
+        self._pools.remove(self)
+
+    def _take(self, value: int) -> None:
+        self._used.add(value)
+        for pool in self._pools:
+            pool._in_range += pool._low <= value <= pool._high
 
 
 class DefaultIpam:
@@ -169,7 +189,11 @@ class DefaultIpam:
             wanted = ip_network(subnet)
             v6 = wanted.version == 6
             if not wanted.network_address.is_unspecified or (v6 and wanted.prefixlen == 128):
-                if any(_overlap(wanted, pool.subnet) for pool in self._leased.values()):
+                # With a range, it is the user who keeps networks in one subnet apart.
+                if _name(wanted, ip_range) in self._leased or (
+                    not ip_range
+                    and any(_overlap(wanted, pool.subnet) for pool in self._leased.values())
+                ):
                     raise Forbidden(OVERLAP)
                 return self._lease(wanted, ip_range)
             size = wanted.prefixlen  # 0.0.0.0/24: any subnet of that size
@@ -197,11 +221,15 @@ class DefaultIpam:
         raise InvalidParameter("all predefined address pools have been fully subnetted")
 
     def _lease(self, subnet: Network, ip_range: str) -> Lease:
-        self._leased[str(subnet)] = AddressPool(str(subnet), range=ip_range)
-        return Lease(str(subnet), str(subnet))
+        beside = next((pool for pool in self._leased.values() if pool.subnet == subnet), None)
+        name = _name(subnet, ip_range)
+        self._leased[name] = AddressPool(str(subnet), range=ip_range, beside=beside)
+        return Lease(name, str(subnet))
 
     async def release_pool(self, pool_id: str) -> None:
-        self._leased.pop(pool_id, None)
+        pool = self._leased.pop(pool_id, None)
+        if pool is not None:
+            pool.close()
 
     async def request_address(
         self, pool_id: str, address: str = "", options: Mapping[str, str] | None = None
@@ -251,6 +279,10 @@ class NullIpam:
 
     async def release_address(self, pool_id: str, address: str) -> None:
         pass
+
+
+def _name(subnet: Network, ip_range: str) -> str:
+    return f"{subnet}/{ip_range}" if ip_range else str(subnet)
 
 
 def _overlap(one: Network, other: Network) -> bool:

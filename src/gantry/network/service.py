@@ -524,7 +524,8 @@ class Networks:
             driver = await self._load_driver(record.driver)
             ipam = await self._load_ipam(record.ipam_driver)
             if not isinstance(ipam, RemoteIpam) or ipam.replay:
-                await creation.lease_again(record, ipam)
+                record = await creation.lease_again(record, ipam)
+                self._catalog.put(record)
             if isinstance(driver, RemoteDriver):
                 driver.known(record.id)
             await driver.create(record)

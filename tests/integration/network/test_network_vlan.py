@@ -15,9 +15,10 @@ from tests.integration.network.netlab import (
 )
 from tests.support.machine import LAN_ADDRESS, Machine
 
-from gantry.model.errors import GantryError, InvalidParameter, System
+from gantry.model.errors import Forbidden, GantryError, InvalidParameter, System
 from gantry.model.network import EndpointConfig
 from gantry.network.service import Networks
+from gantry.testing.network import MemoryNetworkStore
 
 pytestmark = pytest.mark.integration
 
@@ -152,6 +153,42 @@ def test_one_parent_for_several_networks(machine: Machine) -> None:
         await networks.create(body_of("c", "macvlan", parent="lan0") | other)
 
     with_networks(machine, body)
+
+
+def test_networks_share_a_subnet_by_ranges(machine: Machine) -> None:
+    """Two macvlan networks may, each with a range of its own, over a restart, too; two
+    bridges may not, and neither may a network without a range."""
+    subnet = "198.51.100.0/24"
+    low = {"IPAM": {"Config": [{"Subnet": subnet, "IPRange": "198.51.100.64/27"}]}}
+    high = {"IPAM": {"Config": [{"Subnet": subnet, "IPRange": "198.51.100.96/27"}]}}
+    store = MemoryNetworkStore()
+
+    async def shared(networks: Networks) -> None:
+        await networks.create(body_of("a", "macvlan", parent="lan0") | low)
+        await networks.create(body_of("b", "macvlan", parent="lan0") | high)
+        with pytest.raises(Forbidden, match="Pool overlaps with other one"):
+            await networks.create({"Name": "c", "IPAM": {"Config": [{"Subnet": subnet}]}})
+        await networks.create({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24"}]}})
+        ranged = {"IPAM": {"Config": [{"Subnet": "10.9.0.0/16", "IPRange": "10.9.8.0/24"}]}}
+        with pytest.raises(Forbidden, match="networks have overlapping IPv4"):
+            await networks.create({"Name": "y", **ranged})
+        assert sorted(n["Name"] for n in await networks.list({"driver": ["bridge"]})) == [
+            "bridge",
+            "x",
+        ]
+
+    async def again(networks: Networks) -> None:
+        ends = {"a": EndpointConfig(), "b": EndpointConfig()}
+        for name in ("one", "two"):
+            box = await networks.allocate(request(name, mode="a", endpoints=ends))
+            last = [int(box.endpoints[n].ip.rpartition(".")[2]) for n in ("a", "b")]
+            assert 64 <= last[0] < 96 <= last[1] < 128
+        with pytest.raises(Forbidden, match="Address already in use"):
+            taken = {"a": EndpointConfig(ipv4=box.endpoints["b"].ip)}
+            await networks.allocate(request("three", mode="a", endpoints=taken))
+
+    with_networks(machine, shared, store=store)
+    with_networks(machine, again, store=store)
 
 
 def require(machine: Machine, kind: str) -> None:

@@ -105,6 +105,30 @@ def test_the_default_pools_in_order_around_what_is_used() -> None:
     assert wait(_subnet(ipam)) == "192.168.16.0/20"
 
 
+def test_networks_with_ranges_may_share_a_subnet() -> None:
+    """As macvlan networks of two hosts do; an address is still given only once."""
+    ipam = DefaultIpam(DEFAULT_POOLS)
+    low = asyncio.run(ipam.request_pool("10.0.0.0/24", "10.0.0.0/29"))
+    high = asyncio.run(ipam.request_pool("10.0.0.0/24", "10.0.0.8/30"))
+    wider = asyncio.run(ipam.request_pool("10.0.0.0/16", "10.0.9.0/24"))
+    assert (low.subnet, high.subnet, wider.subnet) == ("10.0.0.0/24",) * 2 + ("10.0.0.0/16",)
+    for ip_range in ("10.0.0.8/30", ""):
+        with pytest.raises(Forbidden, match="Pool overlaps"):
+            asyncio.run(ipam.request_pool("10.0.0.0/24", ip_range))
+    wait(ipam.request_address(low.id, "10.0.0.9"))
+    with pytest.raises(Forbidden, match="already in use"):
+        wait(ipam.request_address(high.id, "10.0.0.9"))
+    given = [wait(ipam.request_address(high.id)) for _ in range(3)]
+    assert given == ["10.0.0.8/24", "10.0.0.10/24", "10.0.0.11/24"]
+    with pytest.raises(NoAddresses):
+        wait(ipam.request_address(high.id))
+    wait(ipam.release_address(low.id, "10.0.0.9"))
+    assert wait(ipam.request_address(high.id)) == "10.0.0.9/24"
+    assert (ipam.pool(low.id).used, ipam.pool(low.id).available) == (6, 7)
+    wait(ipam.release_pool(high.id))
+    assert wait(ipam.request_address(low.id)) == "10.0.0.1/24"
+
+
 def test_overlaps_and_exhaustion() -> None:
     ipam = DefaultIpam([("10.1.0.0/24", 25)])
     wait(_subnet(ipam, "10.0.0.0/8", exclude=[]))
