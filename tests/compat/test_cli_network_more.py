@@ -41,6 +41,24 @@ def test_links_follow_a_restart(cli: Cli, engine: Engine) -> None:
     assert [line.split()[0] for line in hosts.splitlines() if "uno" in line] == [now]
 
 
+def test_links_by_id(cli: Cli) -> None:
+    """They are links to the one that has the id, and follow it when it is renamed."""
+    server = cli("run", "-d", "--name", "server", "busybox", "top").ok().strip()
+    for name, term in (("whole", server), ("short", server[:12]), ("shorter", server[:9])):
+        cli("run", "-d", "--name", name, "--link", f"{term}:alias", "busybox", "top").ok()
+        assert cli.field(name, "{{json .HostConfig.Links}}") == f'["/server:/{name}/alias"]'
+        cli("exec", name, "ping", "-c1", "-W2", "alias").ok()
+    cli("rename", "server", "other").ok()
+    assert cli.field("short", "{{json .HostConfig.Links}}") == '["/other:/short/alias"]'
+
+
+def test_links_by_id_in_a_network(cli: Cli, net: str) -> None:
+    server = cli("run", "-d", "--net", "more", "busybox", "top").ok().strip()
+    for term in (server, server[:12]):
+        link = ("--link", f"{term}:alias")
+        cli("run", "--rm", "--net", "more", *link, "busybox", "ping", "-c1", "-W2", "alias").ok()
+
+
 def test_a_network_that_is_gone_can_be_left(cli: Cli, net: str) -> None:
     cli("run", "-d", "--net", "more", "--name", "foo", "busybox", "top").ok()
     cli("stop", "-t", "0", "foo").ok()

@@ -17,6 +17,7 @@ from gantry.containers import limits, logconfig, merge, mountspec, names, valida
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
 from gantry.containers.spec.security import Security
+from gantry.containers.table import parse_link
 from gantry.images import platforms
 from gantry.kernel.syscalls import RESOLVE_BENEATH, openat2
 from gantry.model.container import (
@@ -181,7 +182,8 @@ class Creator:
         self._core.volumes.drop([m.name for m in mounts if m.name], holder)
 
     def _shared(self, host: HostConfig) -> HostConfig:
-        """`container:NAME` modes name the container by its id from now on."""
+        """`container:NAME` modes name the container by its id from now on, and links by its
+        name, however they were given."""
         changes: dict[str, str] = {}
         for field in ("network_mode", "ipc_mode", "pid_mode"):
             head, _, name = getattr(host, field).partition(":")
@@ -194,10 +196,11 @@ class Creator:
         if host.network_mode.startswith("container:"):
             _check_shared_network(host)
         elif host.network_mode in ("", "default", "bridge"):
-            self._check_links(host)
+            host = replace(host, links=self._named_links(host)) if host.links else host
         return replace(host, **changes) if changes else host
 
-    def _check_links(self, host: HostConfig) -> None:
+    def _named_links(self, host: HostConfig) -> list[str]:
+        links: list[str] = []
         for link in host.links or ():
             if link.count(":") > 1:
                 raise InvalidParameter(f"bad format for links: {link}")
@@ -212,6 +215,8 @@ class Creator:
                     "conflicting options: host type networking can't be used with links. This would"
                     " result in undefined behavior"
                 )
+            links.append(f"{found.name}:{parse_link(link)[1]}")
+        return links
 
 
 def _place(root: str, subpath: str, scope: contextlib.ExitStack) -> str:

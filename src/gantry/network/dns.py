@@ -74,8 +74,10 @@ class View:
             for names in self.networks:
                 if network and names.network.lower() != network:
                     continue
-                target = self.links.get((names.network, own), own)
-                found = names.lookup(target, version)
+                target = self.links.get((names.network, own))
+                found = (
+                    names.lookup(own, version) if target is None else names.linked(target, version)
+                )
                 if found is not None:
                     return found
         return None

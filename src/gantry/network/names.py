@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+_HEX = frozenset("0123456789abcdef")
+_SHORT = 12  # digits of an id that are a container's name, too
+
 
 class Names:
     """Names → addresses, and back. Names are case-insensitive; several endpoints may share
@@ -56,6 +59,17 @@ class Names:
             return None
         place = 0 if version == 4 else 1
         return list(dict.fromkeys(pair[place] for pair in holders.values() if pair[place]))
+
+    def linked(self, target: str, version: int) -> list[str] | None:
+        """Like `lookup`, for the container that a link names: by its name, or by the whole or
+        the beginning of its id."""
+        found = self.lookup(target, version)
+        if found is not None or not set(target.lower()) <= _HEX:
+            return found
+        short = target[:_SHORT].lower()
+        fit = [n for n in self._by_name if len(n) == _SHORT and n.startswith(short)]
+        fit = [name for name in fit if set(name) <= _HEX]
+        return self.lookup(fit[0], version) if len(fit) == 1 else None
 
     def reverse(self, address: str) -> str:
         """ "name.network" of an address, "" when unknown."""

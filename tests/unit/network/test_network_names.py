@@ -222,3 +222,13 @@ def test_forwarding_and_failing_over(
         others.close()
 
     asyncio.run(main())
+
+
+def test_a_link_names_a_container_by_its_id() -> None:
+    names = Names("net")
+    names.add("e1", ["web", "0123456789ab"], "10.0.0.2", "")
+    names.add("e2", ["db", "0123456789cd"], "10.0.0.3", "")
+    for term in ("web", "0123456789ab", "0123456789ab" + "0" * 52, "0123456789a"):
+        assert names.linked(term, 4) == ["10.0.0.2"]
+    for term in ("0123", "nobody", "fade"):
+        assert names.linked(term, 4) is None
