@@ -46,6 +46,8 @@ async def open_url(url: str) -> AsyncIterator[Fetched]:
     scheme = url.partition("://")[0]
     if escape := re.match(r"[^/]*(%(?!25)..)", url[len(scheme) + 3 :]):
         raise InvalidParameter(f'parse "{url}": invalid URL escape "{escape[1]}"')
+    if not url[len(scheme) + 3 :].strip("/"):
+        raise InvalidParameter(f'Get "{scheme}:": http: no Host in request URL')
     if scheme not in ("http", "https"):
         raise InvalidParameter(f'Get "{url}": unsupported protocol scheme "{scheme}"')
     trusted = await asyncio.to_thread(ssl.create_default_context)  # also for a redirect to https

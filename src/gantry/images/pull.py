@@ -18,9 +18,9 @@ from gantry.images import messages
 from gantry.images.bridge import narrated
 from gantry.images.layers import LayerBlob
 from gantry.images.messages import Message, Say
-from gantry.images.platforms import HOST, Wanted, choose, matches, parse_platform
+from gantry.images.platforms import HOST, Wanted, choose, matches, parse_platform, rank
 from gantry.images.registrar import LayerDescriptor, Registrar
-from gantry.images.transfer import COMPLETE, DOWNLOADING, Transfer, Transfers
+from gantry.images.transfer import COMPLETE, DOWNLOADING, FRESH, Transfer, Transfers
 from gantry.ipc.owner import TaskOwner
 from gantry.kernel.memory import release
 from gantry.model.errors import (
@@ -39,6 +39,7 @@ from gantry.oci.image import (
     INDEXES,
     Descriptor,
     Manifest,
+    Platform,
     read_config,
     read_index,
     read_manifest,
@@ -158,7 +159,7 @@ class _Pull:
         reference = self._reference
         asked = reference.digest or reference.tag
         found = await self._remote.head(asked)
-        known = self._known(found.digest)
+        known = self._known(found)
         if known is None and not found.raw:
             found = await self._remote.get(asked)
         self._say(messages.status(f"Pulling from {reference.path}", asked))
@@ -173,16 +174,19 @@ class _Pull:
         self._say(messages.status(f"Digest: {found.digest}"))
         return await self._name(image, found.digest)
 
-    def _known(self, digest: str) -> Image | None:
-        """The image that this digest of this repository was, when it is here and fits."""
-        name = str(self._reference.with_digest(digest))
+    def _known(self, found: Found) -> Image | None:
+        """The image that this digest of this repository was, when it is here and fits.
+
+        Of an index only what fits exactly is taken: there may be a better one in it.
+        """
+        name = str(self._reference.with_digest(found.digest))
         image = self._catalog.images.get(self._catalog.references.get(name, ""))
         if image is None:
             return None
-        wanted = self._wanted
-        if wanted is not None and not matches(image.os, image.architecture, image.variant, wanted):
-            return None
-        return image
+        own = Platform(image.architecture, image.os, variant=image.variant)
+        if found.media_type in INDEXES:
+            return image if rank(own, self._wanted or HOST) == 0 else None
+        return image if self._wanted is None or rank(own, self._wanted) is not None else None
 
     async def _name(self, image: Image, digest: str) -> bool:
         """Give the image its names; whether any is new."""
@@ -232,8 +236,8 @@ class _Pull:
         document = read_config(config)
         if document.os not in ("", "linux"):
             raise System(
-                f"cannot download image with operating system {document.os!r} when requesting"
-                " 'linux'"
+                f'image operating system "{document.os}" cannot be used on this platform:'
+                " operating system is not supported"
             )
         if len(document.diff_ids) != len(manifest.layers):
             raise InvalidParameter("layers from manifest don't match image configuration")
@@ -307,9 +311,9 @@ class _Pull:
         for position, (layer, chain) in enumerate(zip(manifest.layers, chains, strict=True)):
             unpacked = self._registrar.layers.snapshots.exists(chain)
             if self._content.exists(layer.digest):
-                board.first(position, "Already exists" if unpacked else "Pulling fs layer")
+                board.first(position, "Already exists" if unpacked else FRESH)
                 continue
-            board.first(position, "Pulling fs layer")
+            board.first(position, FRESH)
             if layer.digest in transfers:
                 continue
             transfer = self._transfers.begin(
@@ -332,7 +336,9 @@ class _Board:
         self._tasks = TaskOwner("progress")
 
     def first(self, position: int, text: str) -> None:
-        self._say(messages.progress(text, messages.short(self._layers[position].digest)))
+        digest = self._layers[position].digest
+        self._say(messages.progress(text, messages.short(digest)))
+        self._shown[digest] = text
         if text == "Already exists":
             self._finished.add(position)
 

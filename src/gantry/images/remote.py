@@ -34,7 +34,8 @@ async def search(
         try:
             stars = max(stars, int(value))
         except ValueError:
-            raise InvalidParameter(f"invalid filter 'stars={value}'")
+            text = f'strconv.Atoi: parsing "{value}": invalid syntax'
+            raise InvalidParameter(f"invalid filter 'stars={value}': {text}") from None
     rows = await client.search(term, limit, Credentials.of_json(auth))
     return [
         row
@@ -52,7 +53,9 @@ async def distribution(client: RegistryClient, name: str, auth: Json) -> Json:
     reference = reference.with_default_tag()
 
     async def action(remote: Remote) -> Json:
-        found = await remote.get(reference.digest or reference.tag)
+        asked = reference.digest or reference.tag
+        found = await remote.head(asked)
+        found = found if found.raw else await remote.get(asked)
         platforms: list[Platform] = []
         if found.media_type in INDEXES:
             index = read_index(found.raw)

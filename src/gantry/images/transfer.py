@@ -26,6 +26,7 @@ from gantry.registry.remote import Remote
 
 _log = logging.getLogger(__name__)
 
+FRESH: Final = "Pulling fs layer"
 WAITING: Final = "Waiting"
 DOWNLOADING: Final = "Downloading"
 VERIFYING: Final = "Verifying Checksum"
@@ -55,7 +56,7 @@ class Transfer:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
-        self.phase = WAITING
+        self.phase = FRESH
         self.current = 0
         self.extracted = 0
         self.total = descriptor.size
@@ -140,7 +141,8 @@ class Transfers:
     # ---- inside
 
     async def _run(self, transfer: Transfer, remote: Remote, unpack: bool) -> GantryError | None:
-        transfer.show(WAITING)
+        if self._slots.locked():
+            transfer.show(WAITING)
         try:
             async with self._slots:
                 await self._download(transfer, remote, unpack)

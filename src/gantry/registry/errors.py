@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -79,6 +80,9 @@ _KINDS: Final[Mapping[str, type[GantryError]]] = {
     "MANIFEST_INVALID": InvalidParameter,
     "MANIFEST_UNVERIFIED": InvalidParameter,
 }
+_NO_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
+_ADDRESS: Final = re.compile(r"\('([^']+)', (\d+)")
+"""As asyncio names the one that it could not connect to."""
 _SHOWN: Final = 1000
 """Bytes of an answer nobody can make sense of that are shown."""
 
@@ -209,7 +213,9 @@ def of_transport(error: Exception, method: str, url: str) -> TransportError:
     elif isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
         host = url.partition("://")[2].partition("/")[0].rpartition(":")[0] or url
         host = getattr(error, "host", None) or host
-        text = f"dial tcp: lookup {host}: no such host"
+        cause = getattr(error, "os_error", error)
+        why = "no such host" if cause.errno in _NO_NAME else cause.strerror or str(cause)
+        text = f"dial tcp: lookup {host}: {why}"
     elif isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
         text = _certificate(error)
     elif (refused := _tls_error(error)) is not None:
@@ -218,7 +224,7 @@ def of_transport(error: Exception, method: str, url: str) -> TransportError:
     elif isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0
         name = os.strerror(number).lower() if number in errno.errorcode else str(error.os_error)
-        text = f"dial tcp {error.host}:{error.port}: connect: {name}"
+        text = f"dial tcp {_dialed(error)}: connect: {name}"
     elif isinstance(error, TimeoutError):
         text = (
             "net/http: request canceled while waiting for connection"
@@ -236,6 +242,13 @@ def of_transport(error: Exception, method: str, url: str) -> TransportError:
         text = str(error) or type(error).__name__
     verb = method.capitalize()
     return TransportError(f'{verb} "{url}": {text}', plain=plain)
+
+
+def _dialed(error: aiohttp.ClientConnectorError) -> str:
+    """The address that was tried last, of the several that a name may have."""
+    found = _ADDRESS.findall(str(error.os_error))
+    host, port = found[-1] if found else (error.host, error.port)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:

@@ -19,6 +19,7 @@ from tests.support.imagebox import ImageBox, collect, config, digest, docker_arc
 from tests.support.ownregistry import Gone, OwnRegistry, broken_after, image_manifest, own_registry
 
 from gantry.images import transfer
+from gantry.images.platforms import HOST
 from gantry.model.errors import (
     Forbidden,
     GantryError,
@@ -195,6 +196,16 @@ class TestPull:
 
         run(body)
 
+    def test_waiting_is_said_by_who_waits(self, run: Callable[[Body], None]) -> None:
+        async def body(box: ImageBox, registry: OwnRegistry) -> None:
+            await registry.put_image("x", "1", [BASE, TOP])
+            box.images.transfers.set_limits(1, 1)
+            messages = await pull(box, f"{registry.host}/x", "1")
+            assert "Waiting" not in statuses(messages, digest(BASE)[7:19])
+            assert statuses(messages, digest(TOP)[7:19])[1] == "Waiting"
+
+        run(body)
+
     def test_compressed(self, run: Callable[[Body], None]) -> None:
         async def body(box: ImageBox, registry: OwnRegistry) -> None:
             layers = [gzip.compress(BASE, mtime=0), gzip.compress(TOP, mtime=0)]
@@ -233,6 +244,15 @@ class TestPull:
             assert image.repo_digests == (f"{name}@{index_digest}",)
             await pull(box, name, "multi", platform="linux/arm64")
             assert box.images.resolve(f"{name}:multi").id == ids["arm64"]
+            await pull(box, name, "multi", platform="linux")
+            own = ids[HOST.architecture]
+            assert box.images.resolve(f"{name}:multi").id == own
+            await pull(box, name, "multi", platform="linux/s390x")
+            await pull(box, name, "multi")  # what is here under this digest is another's platform
+            assert box.images.resolve(f"{name}:multi").id == own
+            registry.requests.clear()
+            await pull(box, name, "multi")
+            assert [method for method, *_ in registry.requests] == ["HEAD"]
             with pytest.raises(NotFound, match="no matching manifest for linux/riscv64 in the"):
                 await pull(box, name, "multi", platform="linux/riscv64")
             said = await pull(box, name, "s390x", platform="linux/amd64")
@@ -264,7 +284,7 @@ class TestPull:
                 GantryError,
                 'Get "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1',
             ),
-            ("no-such-host.invalid/x", "1", GantryError, "no such host"),
+            ("no-such-host.invalid/x", "1", GantryError, "dial tcp: lookup no-such-host.invalid: "),
         ],
     )
     def test_errors(

@@ -285,7 +285,7 @@ class TestProxies:
                 assert any("/blobs/" in one for one in proxy.asked)
                 assert proxy.authorizations == {"Basic bWU6c2VjcmV0"}
                 before = len(proxy.asked)
-                with pytest.raises(GantryError, match="no such host"):
+                with pytest.raises(GantryError, match=r"dial tcp: lookup .*: "):
                     await pull(box, "direct.invalid:80/x")
                 assert len(proxy.asked) == before
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gantry.model.errors import InvalidParameter, NotFound, Unauthorized
 from gantry.registry.auth import Credentials, parse_challenges, token_of
-from gantry.registry.errors import RegistryError, of_pull, of_response, parse
+from gantry.registry.errors import RegistryError, of_pull, of_response, of_transport, parse
 from gantry.registry.settings import Proxies, check_mirror, parse_settings
 
 
@@ -203,6 +207,25 @@ class TestErrors:
     def test_bombs(self, body: bytes) -> None:
         assert str(of_response(400, body, {"Content-Type": "application/json"}))
         assert not parse(body).get("a")
+
+    def test_connections_that_fail(self) -> None:
+        def said(error: type[aiohttp.ClientConnectorError], cause: OSError) -> str:
+            key = ConnectionKey._make(["localhost", 1, *[None] * (len(ConnectionKey._fields) - 2)])
+            return str(of_transport(error(key, cause), "GET", "http://localhost:1/v2/"))
+
+        refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('::1', 1, 0, 0)")
+        start = 'Get "http://localhost:1/v2/": dial tcp'
+        dial = aiohttp.ClientConnectorError
+        assert said(dial, refused) == f"{start} [::1]:1: connect: connection refused"
+        unreachable = OSError(errno.ENETUNREACH, "Network is unreachable")
+        assert said(dial, unreachable) == f"{start} localhost:1: connect: network is unreachable"
+        unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        lookup = aiohttp.ClientConnectorDNSError
+        assert said(lookup, unknown) == f"{start}: lookup localhost: no such host"
+        silent = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        assert said(lookup, silent) == (
+            f"{start}: lookup localhost: Temporary failure in name resolution"
+        )
 
     @given(st.integers(400, 599), st.binary(max_size=200))
     def test_any_body(self, status: int, body: bytes) -> None:
