@@ -53,6 +53,31 @@ class TestImages:
         assert {"Id", "Created", "CreatedBy", "Tags", "Size", "Comment"} <= set(got)
         assert got["Tags"] == ["busybox:latest"]
 
+    def test_commit_completes_a_config_from_the_containers(self, api: Api) -> None:
+        body: dict[str, Json] = {
+            "Image": "busybox", "Cmd": ["ran"], "Env": ["A=1", "B=2"], "Labels": {"l": "own"},
+        }  # fmt: skip
+        container = api.post("/containers/create", body=body).expect(201).text("Id")
+        given: dict[str, Json] = {"Cmd": ["z"], "Env": ["B=9"], "Labels": {"from": "body"}}
+        params: Params = {"container": container, "repo": "completed", "changes": "ENV C=3"}
+        api.post("/commit", params, given).expect(201)
+        config = api.get("/images/completed/json").expect(200).obj()["Config"]
+        assert isinstance(config, dict)
+        assert config["Cmd"] == ["z"]
+        assert config["Labels"] == {"from": "body", "l": "own"}
+        env = config["Env"]
+        assert isinstance(env, list)
+        assert env[:3] == ["B=9", "C=3", "A=1"]
+        newest = api.get("/images/completed/history").array()[0]
+        assert newest["CreatedBy"] == "ran"
+        refused = api.post("/commit", {"container": container, "changes": ""}, given)
+        assert (refused.status, refused.message) == (400, "file with no instructions")
+        api.delete("/images/completed").expect(200)
+
+    def test_saving_a_tag_that_is_not_there(self, api: Api) -> None:
+        missing = api.get("/images/busybox:none/get")
+        assert (missing.status, missing.message) == (404, "reference does not exist")
+
     def test_tag_and_remove(self, versioned: Api) -> None:
         versioned.post("/images/busybox/tag", {"repo": "other", "tag": "v1"}).expect(201)
         answer = versioned.delete("/images/other:v1").expect(200)

@@ -167,8 +167,10 @@ class ContainersBackend(Protocol):
 
     async def prune(self, filters: Filters) -> Json: ...
 
-    async def commit(self, query: Mapping[str, str], config: Json | None) -> Json:
-        """POST /commit: query container, repo, tag, comment, author, pause, changes."""
+    async def commit(
+        self, query: Mapping[str, str], config: Json | None, changes: Sequence[str]
+    ) -> Json:
+        """POST /commit: query container, repo, tag, comment, author, pause."""
 
 
 class AsyncWait(Protocol):

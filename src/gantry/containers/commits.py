@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gantry.containers.core import Core
+from gantry.containers.merge import with_image
 from gantry.containers.record import Container
 from gantry.containers.stop import Stopper
+from gantry.images.changes import apply_changes
 from gantry.model.container import ContainerConfig
 from gantry.model.errors import Conflict, GantryError, InvalidParameter
+from gantry.model.image import ImageConfig
 
 Json = dict[str, Any]
 
@@ -28,8 +31,12 @@ class Commits:
         self.make: Callable[[Container, Json, Mapping[str, Any]], Awaitable[str]] | None = None
         """(container, config of the image, query) -> id; set by whoever wires the images."""
 
-    async def commit(self, query: Mapping[str, str], config: Json | None) -> Json:
-        """{"Id": image id}. query: container, repo, tag, comment, author, pause, changes."""
+    async def commit(
+        self, query: Mapping[str, str], config: Json | None, changes: Sequence[str]
+    ) -> Json:
+        """{"Id": image id}. query: container, repo, tag, comment, author, pause. config: what the
+        image's shall be; what is missing in it comes from the container's, and all without one.
+        """
         container = self._core.table.get(query.get("container", ""))
         if container.state.dead:
             raise Conflict(f"You cannot commit container {container.id} which is Dead")
@@ -38,7 +45,7 @@ class Commits:
         if self.make is None:
             raise InvalidParameter("this engine has no images")
         pause = query.get("pause", "1").lower() not in _FALSE
-        merged = _merged(container, config)
+        merged = _merged(container.record.config, config, changes)
         paused = False
         if pause and container.state.running and not container.state.paused:
             with contextlib.suppress(GantryError):
@@ -62,19 +69,13 @@ def _ref(query: Mapping[str, str]) -> str:
     return f"{repo}:{tag or 'latest'}"
 
 
-def _merged(container: Container, config: Json | None) -> Json:
-    """The new image's config: what the request says, the container's for the rest."""
-    own: Json = msgspec.to_builtins(container.record.config)
-    if config:
-        try:
-            given = msgspec.convert(config, ContainerConfig, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidParameter(str(error)) from None
-        plain: Json = msgspec.to_builtins(given)
-        for key, value in plain.items():
-            if value not in (None, "", [], {}, False, 0):
-                if isinstance(value, dict) and isinstance(own.get(key), dict):
-                    own[key] = {**own[key], **value}
-                else:
-                    own[key] = value
-    return own
+def _merged(own: ContainerConfig, config: Json | None, changes: Sequence[str]) -> Json:
+    """The new image's config (moby daemon/commit.go, CreateImageFromContainer)."""
+    plain = apply_changes(msgspec.to_builtins(own) if config is None else config, changes)
+    try:
+        given = msgspec.convert(plain, ContainerConfig, strict=False)
+        base = msgspec.convert(msgspec.to_builtins(own), ImageConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(str(error)) from None
+    merged: Json = msgspec.to_builtins(with_image(given, base))
+    return merged

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from gantry.api.app import make_app
 from gantry.api.backend import (
     ContainersBackend,
@@ -301,7 +303,6 @@ async def commit(
     images: Images, container: Container, config: Json, query: Mapping[str, Any]
 ) -> str:
     """A container's changes as an image: its id."""
-    changes = query.get("changes") or ()
     repo = str(query.get("repo", ""))
     image = await images.commit(
         CommitRequest(
@@ -309,8 +310,7 @@ async def commit(
             parent=container.record.image,
             container=container.id,
             config=config,
-            container_config=config,
-            changes=[changes] if isinstance(changes, str) else list(changes),
+            container_config=msgspec.to_builtins(container.record.config),
             author=str(query.get("author", "")),
             comment=str(query.get("comment", "")),
             reference=make_reference(repo, str(query.get("tag", ""))) if repo else None,

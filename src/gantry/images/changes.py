@@ -57,7 +57,10 @@ def _lines(changes: Sequence[str]) -> list[str]:
     for change in changes:
         text = re.sub(r"\\[ \t]*\n", "", change)
         lines.extend(re.sub(r"\s+", " ", line.strip(), count=1) for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if changes and not found:
+        raise InvalidParameter("file with no instructions")
+    return found
 
 
 def _json_words(text: str) -> list[str] | None:

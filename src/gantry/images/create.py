@@ -45,8 +45,7 @@ class CommitRequest:
     """What `commit` needs of a container.
 
     snapshot: key of its writable layer. parent: its image's id, "" for none. config: the new
-    image's config and container_config: the container's, both in JSON form
-    (`ContainerConfig`), before `changes`.
+    image's config and container_config: the container's, both in JSON form (`ContainerConfig`).
     """
 
     snapshot: str
@@ -54,7 +53,6 @@ class CommitRequest:
     container: str
     config: Json
     container_config: Json
-    changes: Sequence[str] = ()
     author: str = ""
     comment: str = ""
     reference: Reference | None = None
@@ -110,12 +108,11 @@ class Creator:
         parent = self._catalog.images.get(request.parent) if request.parent else None
         if request.parent and parent is None:
             raise NotFound(f"No such image: {request.parent}")
-        config = apply_changes(request.config, request.changes)
         folder = self._registrar.layers.snapshots.layer(request.snapshot)
         layer = await self._store(lambda write: _differ(folder, write))
         try:
             diff_id = await self._diff_id(layer)
-            document = self._child(parent, request, config, diff_id)
+            document = self._child(parent, request, diff_id)
             below = self._layers_of(parent) if parent is not None else []
             image = await self._register(
                 document,
@@ -221,9 +218,7 @@ class Creator:
             for descriptor, diff_id in zip(manifest.layers, image.diff_ids, strict=True)
         ]
 
-    def _child(
-        self, parent: Image | None, request: CommitRequest, config: Json, diff_id: str
-    ) -> Json:
+    def _child(self, parent: Image | None, request: CommitRequest, diff_id: str) -> Json:
         """The config of an image made from a container (moby `image.NewChildImage`)."""
         now = format_time(time.time_ns())
         history: list[Json] = []
@@ -246,7 +241,7 @@ class Creator:
             "architecture": (parent.architecture if parent else "") or HOST.architecture,
             "author": request.author,
             "comment": request.comment,
-            "config": config,
+            "config": request.config,
             "container": request.container,
             "container_config": request.container_config,
             "created": now,

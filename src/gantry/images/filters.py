@@ -48,9 +48,16 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _UNITS: Final = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
 
-def moment(text: str) -> int:
-    """A timestamp filter as ns since the epoch: Go duration before now, RFC 3339 (perhaps cut
+def until(text: str) -> int:
+    """An `until` filter as ns since the epoch: Go duration before now, RFC 3339 (perhaps cut
     short, then local time as UTC), or seconds. InvalidParameter."""
+    try:
+        return _moment(text)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"invalid value for 'until' filter: {error}") from None
+
+
+def _moment(text: str) -> int:
     if text and (parts := _DURATION.findall(text)) and "".join(a + b for a, b in parts) == text:
         units = {**_UNITS, "h": 3600 * 10**9}
         return time.time_ns() - whole(sum(float(n) * units[unit] for n, unit in parts))
@@ -65,8 +72,7 @@ def moment(text: str) -> int:
         raise InvalidParameter("failed to parse value as time or duration: value is empty")
     if "-" not in text:
         raise InvalidParameter(
-            "failed to parse value as time or duration: failed to parse value as"
-            f' time or duration: "{text}"'
+            f'failed to parse value as time or duration: invalid seconds "{text}": invalid syntax'
         )
     raise InvalidParameter(
         f'parsing time "{text}" as "2006-01-02": cannot parse "{text}" as "2006"'
@@ -109,4 +115,4 @@ def path_match(pattern: str, text: str) -> bool:
     return _pattern(pattern).fullmatch(text) is not None
 
 
-__all__ = ["Filters", "flag", "match_labels", "moment", "path_match", "validate"]
+__all__ = ["Filters", "flag", "match_labels", "path_match", "until", "validate"]

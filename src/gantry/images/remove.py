@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gantry.images.bridge import off_loop
-from gantry.images.filters import Filters, flag, match_labels, moment, validate
+from gantry.images.filters import Filters, flag, match_labels, until, validate
 from gantry.images.messages import short
 from gantry.images.ports import ImageUsers
 from gantry.images.registrar import Registrar
@@ -59,12 +59,12 @@ class Remover:
         untils = filters.get("until") or ()
         if len(untils) > 1:
             raise InvalidParameter("more than one until filter specified")
-        until = moment(untils[0]) if untils else None
+        before = until(untils[0]) if untils else None
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
         try:
-            rows, freed = await self._prune(dangling_only, until, filters)
+            rows, freed = await self._prune(dangling_only, before, filters)
         finally:
             self._pruning = False
         self._registrar.emit_prune({"reclaimed": str(freed)})
@@ -73,7 +73,7 @@ class Remover:
     # ---- inside
 
     async def _prune(
-        self, dangling_only: bool, until: int | None, filters: Filters
+        self, dangling_only: bool, before: int | None, filters: Filters
     ) -> tuple[list[Row], int]:
         rows: list[Row] = []
         sizes = {
@@ -85,7 +85,7 @@ class Remover:
             names = self._catalog.names_of(image.id)
             if self._catalog.children(image.id) and (dangling_only or not names):
                 continue
-            if until is not None and (image.created_ns is None or image.created_ns > until):
+            if before is not None and (image.created_ns is None or image.created_ns > before):
                 continue
             if not match_labels(filters.get("label") or (), image.labels):
                 continue

@@ -91,7 +91,10 @@ class Saver:
                     except NotFound:
                         raise NotFound(f"No such image: {name}")
             else:
-                image = self._catalog.resolve(name)
+                try:
+                    image = self._catalog.resolve(name)
+                except NotFound:
+                    raise NotFound("reference does not exist") from None
                 add(image, meant if self._catalog.find(meant) and not meant.digest else None)
         return list(chosen.values())
 

@@ -9,7 +9,7 @@ import msgspec
 
 from gantry.content.store import ContentStore
 from gantry.images.catalog import Catalog
-from gantry.images.filters import Filters, flag, match_labels, moment, path_match, validate
+from gantry.images.filters import Filters, flag, match_labels, path_match, until, validate
 from gantry.images.layers import Layers
 from gantry.images.ports import ImageUsers
 from gantry.model.errors import InvalidParameter
@@ -230,10 +230,7 @@ class Shower:
                 if created is not None:
                     bound.append(created)
         for value in filters.get("until") or ():
-            try:
-                before.append(moment(value))
-            except InvalidParameter as error:
-                raise InvalidParameter(f"invalid value for 'until' filter: {error}")
+            before.append(until(value))
         return min(before, default=None), max(since, default=None)
 
 

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gantry.model.errors import (
     Forbidden,
@@ -27,6 +27,9 @@ from gantry.model.errors import (
     Unavailable,
 )
 from gantry.registry.auth import parse_challenges
+
+if TYPE_CHECKING:
+    import aiohttp
 
 UNAUTHORIZED: Final = "UNAUTHORIZED"
 DENIED: Final = "DENIED"

@@ -275,8 +275,10 @@ class FakeContainers:
         self.note("prune", filters=filters)
         return {"ContainersDeleted": None, "SpaceReclaimed": 0}
 
-    async def commit(self, query: Mapping[str, str], config: Json | None) -> Json:
-        self.note("commit", query=query, config=config)
+    async def commit(
+        self, query: Mapping[str, str], config: Json | None, changes: Sequence[str]
+    ) -> Json:
+        self.note("commit", query=query, config=config, changes=changes)
         return {"Id": "sha256:" + ID}
 
 

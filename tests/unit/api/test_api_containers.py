@@ -580,7 +580,7 @@ def test_commit_stats_and_the_rest(tmp_path: Path) -> None:
             assert answer.status == 201
             given = served.fakes.recorder.last("commit")
             assert given["config"] == {"Cmd": ["x"]}
-            assert given["query"]["changes"] == "A\nB"
+            assert given["changes"] == ["A", "B"]
             assert given["query"]["pause"] == "0"
             for version, there in ((51, False), (52, True)):
                 sample = (await served.get(f"/v1.{version}/containers/c/stats?stream=0")).json()

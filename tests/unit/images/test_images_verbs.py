@@ -517,7 +517,11 @@ class TestList:
             ({"dangling": ["maybe"]}, r"invalid filter 'dangling=\[maybe\]'"),
             ({"dangling": ["true", "false"]}, "invalid filter 'dangling="),
             ({"before": ["nothing"]}, "No such image"),
-            ({"until": ["yesterday"]}, "invalid value for 'until' filter"),
+            (
+                {"until": ["yesterday"]},
+                "invalid value for 'until' filter: failed to parse value as time or duration:"
+                ' invalid seconds "yesterday": invalid syntax',
+            ),
             ({"reference": ["[x"]}, "syntax error in pattern"),
         ],
     )
@@ -774,9 +778,8 @@ def test_commit(run: Callable[[Body], None]) -> None:
                 "c",
                 parent.id,
                 "c" * 64,
-                {"Cmd": ["old"], "Env": ["A=1"]},
+                {"Cmd": ["new"], "Env": ["A=1", "B=2"]},
                 {"Cmd": ["ran", "this"]},
-                changes=["CMD new", "ENV B=2"],
                 author="me",
                 comment="why",
                 reference=parse("made:1"),
@@ -784,7 +787,7 @@ def test_commit(run: Callable[[Body], None]) -> None:
         )
         assert image.parent == parent.id
         assert image.diff_ids[:1] == parent.diff_ids
-        assert image.config.cmd == ["/bin/sh", "-c", "new"]
+        assert image.config.cmd == ["new"]
         assert image.config.env == ["A=1", "B=2"]
         assert (image.author, image.comment) == ("me", "why")
         assert image.history[-1].created_by == "ran this"
@@ -793,12 +796,6 @@ def test_commit(run: Callable[[Body], None]) -> None:
         made = Path(box.snapshots.layer(image.chain_ids[-1]).path)
         assert (made / "new").read_text() == "new"
         assert (folder / "new").exists(), "the container goes on"
-        before = box.files()
-        with pytest.raises(InvalidParameter):
-            await box.images.commit(
-                CommitRequest("c", parent.id, "c" * 64, {}, {}, changes=["RUN x"])
-            )
-        assert box.files() == before
 
     run(body)
 

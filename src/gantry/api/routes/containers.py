@@ -347,9 +347,9 @@ async def commit(call: Call) -> Sendable:
     document = await call.document()
     config = gojson.canonical(document, ContainerConfig) if document is not None else None
     query = {key: values[0] for key, values in call.query.items() if key != "changes"}
-    query["changes"] = "\n".join(call.query.get("changes", ()))
     query["pause"] = "1" if call.flag("pause", default=True) else "0"
-    answer = await call.finish(call.backends.containers.commit(query, config))
+    changes = call.query.get("changes", ())
+    answer = await call.finish(call.backends.containers.commit(query, config, changes))
     return call.json(answer, 201)
 
 
