@@ -205,7 +205,10 @@ class Archives:
             place = _find(name, tree_, path, scope)
             _lstat(name, place)
             shown = place.shown if place.shown != "/" else "."
-            yield from resource(place.parent, os.fsencode(place.base), os.fsencode(shown))
+            try:
+                yield from resource(place.parent, os.fsencode(place.base), os.fsencode(shown))
+            except OSError as error:  # a running container changes things meanwhile
+                raise _missing(container, path, error) from error
 
     def _write(
         self,
