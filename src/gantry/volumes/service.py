@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from gantry.model.errors import Conflict, InvalidParameter, NotFound, System
 from gantry.volumes.local import LocalDriver, check_name, check_options
@@ -64,7 +65,8 @@ class Volumes:
             row.name: Volume(row.name, row.created, row.options, row.labels, row.driver)
             for row in store.load()
         }
-        self._making: dict[str, asyncio.Lock] = {}
+        # A lock is there as long as somebody has it or waits for it.
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pruning = False
 
     async def recover(self) -> None:
@@ -87,15 +89,12 @@ class Volumes:
             name = secrets.token_hex(32)
             labels = {**(labels or {}), ANONYMOUS: ""}
         async with self._making.setdefault(name, asyncio.Lock()):
-            try:
-                volume = self._volumes.get(name)
-                if volume is None:
-                    volume = await self._make(name, driver, options, labels)
-                elif driver and driver != volume.driver:
-                    raise Conflict(f"create {name}: volume name must be unique")
-                volume.holders.add(holder)
-            finally:
-                self._making.pop(name, None)
+            volume = self._volumes.get(name)
+            if volume is None:
+                volume = await self._make(name, driver, options, labels)
+            elif driver and driver != volume.driver:
+                raise Conflict(f"create {name}: volume name must be unique")
+            volume.holders.add(holder)
         return volume
 
     def hold(self, name: str, holder: str) -> None:
@@ -194,17 +193,14 @@ class Volumes:
             name = secrets.token_hex(32)
             labels[ANONYMOUS] = ""
         async with self._making.setdefault(name, asyncio.Lock()):
-            try:
-                volume = self._volumes.get(name)
-                if volume is not None and volume.remote and driver in ("", volume.driver):
-                    volume = await self._still_there(volume)
-                if volume is None:
-                    options = body.get("DriverOpts")
-                    volume = await self._make(name, driver, options, labels or body.get("Labels"))
-                elif driver and driver != volume.driver:
-                    raise Conflict(f"create {name}: volume name must be unique")
-            finally:
-                self._making.pop(name, None)
+            volume = self._volumes.get(name)
+            if volume is not None and volume.remote and driver in ("", volume.driver):
+                volume = await self._still_there(volume)
+            if volume is None:
+                options = body.get("DriverOpts")
+                volume = await self._make(name, driver, options, labels or body.get("Labels"))
+            elif driver and driver != volume.driver:
+                raise Conflict(f"create {name}: volume name must be unique")
         return self._view(volume)
 
     async def remove(self, name: str, *, force: bool) -> None:

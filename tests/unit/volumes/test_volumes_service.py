@@ -151,3 +151,35 @@ def test_ensured_at_the_same_time_is_made_once(tmp_path: Path) -> None:
         await bench.database.aclose()
 
     asyncio.run(scenario())
+
+
+def test_a_creation_that_fails_lets_only_one_follow(tmp_path: Path) -> None:
+    """Those who waited for it, and those who come then, are still one after the other."""
+
+    class Slow(VolumeStore):
+        under_way = most = calls = 0
+
+        async def add(self, *row: object) -> None:
+            self.calls += 1
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            if self.calls < 3:
+                raise RuntimeError("disk full")
+
+    async def scenario() -> None:
+        store = Slow(Database(str(tmp_path / "db")))
+        volumes = Volumes(str(tmp_path / "volumes"), store, lambda *_: None)
+
+        async def late() -> None:
+            while store.calls < 2:
+                await asyncio.sleep(0)
+            await volumes.ensure("shared", holder="late")
+
+        ensured = (volumes.ensure("shared", holder=str(n)) for n in range(4))
+        done = await asyncio.gather(*ensured, late(), return_exceptions=True)
+        assert [type(one) for one in done].count(RuntimeError) == 2
+        assert (store.calls, store.most) == (3, 1)
+
+    asyncio.run(scenario())
