@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from gantry.api.backend import Json
+from gantry.model import numbers
 from gantry.model.errors import InvalidParameter
 from gantry.model.numbers import clamped
 
@@ -162,7 +163,7 @@ def timestamp(query: Query, name: str, quote: str) -> str:
 def nanoseconds(value: str) -> int:
     """A timestamp that was checked, in nanoseconds since the epoch."""
     seconds, _, fraction = value.partition(".")
-    return clamped(seconds or "0") * 1_000_000_000 + int((fraction + "000000000")[:9] or 0)
+    return numbers.nanoseconds(seconds or "0", fraction)
 
 
 class _Platform(msgspec.Struct):

@@ -29,6 +29,8 @@ PAX_GLOBAL: Final = 0x67  # "g"
 SOLARIS_PAX: Final = 0x58  # "X"
 
 XATTR_PREFIX: Final = b"SCHILY.xattr."
+ID_MAX: Final = 1 << 32
+TIME_MAX: Final = 1 << 63  # nanoseconds
 SIZE_MAX: Final = 1 << 62
 _ADLER: Final = 65521
 
@@ -160,6 +162,19 @@ def apply_pax(entry: Entry, records: dict[bytes, bytes]) -> None:
         _sparse_pax(entry, records)
     if not 0 <= entry.size < SIZE_MAX or b"\0" in entry.name or b"\0" in entry.link:
         raise ArchiveError("invalid tar header: value out of range")
+
+
+def check_values(entry: Entry) -> None:
+    """ArchiveError for what no system call takes; times that none takes become the epoch, as
+    Docker has it."""
+    if not (-1 <= entry.uid < ID_MAX and -1 <= entry.gid < ID_MAX):
+        raise ArchiveError("invalid tar header: owner out of range")
+    if entry.xattrs and any(b"\0" in key for key in entry.xattrs):
+        raise ArchiveError("invalid tar header: malformed extended header")
+    if not -TIME_MAX < entry.mtime_ns < TIME_MAX:
+        entry.mtime_ns = 0
+    if entry.atime_ns is not None and not -TIME_MAX < entry.atime_ns < TIME_MAX:
+        entry.atime_ns = 0
 
 
 def _nanoseconds(value: bytes) -> int:

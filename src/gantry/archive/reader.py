@@ -137,6 +137,8 @@ class TarReader:
                 records = header.parse_pax(self._extension(entry))
             elif kind == header.PAX_GLOBAL:
                 self._global.update(header.parse_pax(self._extension(entry)))
+                if sum(map(len, self._global.values())) + 64 * len(self._global) > _EXTENSION_MAX:
+                    raise ArchiveError("invalid tar header: extended header too large")
             elif kind == header.GNU_LONG_NAME:
                 long_name = self._extension(entry).split(b"\0", 1)[0]
             elif kind == header.GNU_LONG_LINK:
@@ -151,6 +153,7 @@ class TarReader:
             entry.link = long_link
         if records or self._global:
             header.apply_pax(entry, {**self._global, **records})
+        header.check_values(entry)
         if kind in _WITHOUT_DATA:
             entry.size = 0
         elif kind in (header.CONTIGUOUS, header.GNU_SPARSE, 0):

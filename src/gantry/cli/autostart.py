@@ -53,7 +53,9 @@ def _program() -> str:
 
 def _spawn(program: str) -> int:
     """Starts it in a session of its own, its output in the log file; its pid."""
-    log = os.open(LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    log = os.open(
+        LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
+    )
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     environment = {key: value for key, value in os.environ.items() if key != "DOCKER_HOST"}
     try:

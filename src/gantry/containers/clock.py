@@ -7,8 +7,9 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
+from gantry.model import numbers
 from gantry.model.errors import InvalidParameter
-from gantry.model.numbers import clamped, whole
+from gantry.model.numbers import whole
 
 NEVER: Final = "0001-01-01T00:00:00Z"
 """Go's zero time."""
@@ -57,7 +58,7 @@ def parse_moment(text: str, now_ns: int | None = None) -> int:
     """
     if re.fullmatch(r"-?\d+(\.\d{1,9})?", text):
         seconds, _, fraction = text.partition(".")
-        return clamped(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
+        return numbers.nanoseconds(seconds, fraction)
     match = _STAMP.fullmatch(text)
     if match is not None:
         year, month, day, hour, minute, second, fraction, zone = match.groups()

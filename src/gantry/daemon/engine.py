@@ -53,6 +53,7 @@ from gantry.events.filters import compile_filters
 from gantry.http.listeners import Listeners, serve
 from gantry.images.create import CommitRequest
 from gantry.images.engine import Images, make_reference
+from gantry.model import numbers
 from gantry.model.snapshot import Snapshotter
 from gantry.network.plugins import Plugins
 from gantry.network.service import Networks
@@ -333,7 +334,7 @@ def _nanoseconds(text: str) -> int | None:
     if not text:
         return None
     seconds, _, fraction = text.partition(".")
-    return int(seconds) * 1_000_000_000 + int((fraction + "000000000")[:9])
+    return numbers.nanoseconds(seconds, fraction)
 
 
 async def disk_usage(

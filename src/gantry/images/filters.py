@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
+from gantry.model import numbers
 from gantry.model.errors import InvalidParameter
-from gantry.model.numbers import clamped, whole
+from gantry.model.numbers import whole
 from gantry.oci.image import parse_time
 
 Filters = Mapping[str, Sequence[str]]
@@ -63,7 +64,7 @@ def _moment(text: str) -> int:
         return time.time_ns() - whole(sum(float(n) * units[unit] for n, unit in parts))
     if re.fullmatch(r"\d+(\.\d+)?", text):
         seconds, _, fraction = text.partition(".")
-        return clamped(seconds) * 10**9 + int(fraction[:9].ljust(9, "0") if fraction else 0)
+        return numbers.nanoseconds(seconds, fraction)
     for suffix in ("", "Z", ":00Z", ":00:00Z", "T00:00:00Z"):
         parsed = parse_time(text + suffix)
         if parsed is not None:

@@ -6,6 +6,7 @@ from typing import Final
 
 BEYOND: Final = 1 << 64
 """Larger than any number that is meant."""
+LAST: Final = (1 << 63) - 1
 _DIGITS: Final = 20
 
 
@@ -17,6 +18,13 @@ def clamped(text: str) -> int:
     digits = text.lstrip("+-").lstrip("0") or "0"
     value = BEYOND if len(digits) > _DIGITS else min(int(digits), BEYOND)
     return -value if text.startswith("-") else value
+
+
+def nanoseconds(seconds: str, fraction: str = "") -> int:
+    """A time since the epoch, of whole seconds and the digits behind the point; what 64 bits do
+    not hold is their end (the year 2262)."""
+    value = clamped(seconds) * 1_000_000_000 + int((fraction + "0" * 9)[:9])
+    return max(-LAST, min(value, LAST))
 
 
 def whole(value: float) -> int:

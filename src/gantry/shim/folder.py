@@ -39,6 +39,7 @@ class Folder:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         folder = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            os.fchmod(sock.fileno(), 0o600)  # what bind(2) then makes
             # By the folder's fd: its path may be longer than a socket's may be (108).
             sock.bind(f"/proc/self/fd/{folder}/{SOCKET}")
             sock.listen(8)

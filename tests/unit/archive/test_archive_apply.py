@@ -481,3 +481,44 @@ def test_a_node_swapped_for_a_symlink_leads_nowhere(
     finally:
         os.close(fd)
     assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("records", "text"),
+    [
+        ({"uid": "4294967296"}, "owner out of range"),
+        ({"gid": "-2"}, "owner out of range"),
+        ({"uid": "9" * 30}, "owner out of range"),
+        ({"uid": "9" * 5000}, "malformed extended header"),
+        ({"SCHILY.xattr.user.a\0b": "x"}, "malformed extended header"),
+        ({"mtime": "9" * 30}, ""),
+        ({"atime": "-" + "9" * 30}, ""),
+    ],
+)
+def test_values_that_no_call_takes(box: Path, records: dict[str, str], text: str) -> None:
+    """An OverflowError would end the worker that unpacks."""
+    fd = os.open(box, os.O_RDONLY)
+    data = tar(member("f", pax_headers=records), member("l", tarfile.SYMTYPE, linkname="f"))
+    try:
+        if text:
+            with pytest.raises(ArchiveError, match=text):
+                apply_layer(fd, TarReader(source(data)), Flavour.PLAIN)
+        else:
+            apply_layer(fd, TarReader(source(data)), Flavour.PLAIN)
+            assert 0 in ((box / "f").stat().st_mtime, (box / "f").stat().st_atime)
+    finally:
+        os.close(fd)
+
+
+def test_global_headers_without_end(box: Path) -> None:
+    """Each is small, and all are kept."""
+    parts = (
+        tarfile.TarInfo.create_pax_global_header({f"comment.{number}": "x" * 200_000})
+        for number in range(200)
+    )
+    fd = os.open(box, os.O_RDONLY)
+    try:
+        with pytest.raises(ArchiveError, match="too large"):
+            apply_layer(fd, TarReader(source(b"".join(parts), 1 << 20)), Flavour.PLAIN)
+    finally:
+        os.close(fd)
