@@ -208,7 +208,7 @@ class Archives:
             try:
                 yield from resource(place.parent, os.fsencode(place.base), os.fsencode(shown))
             except OSError as error:  # a running container changes things meanwhile
-                raise _missing(container, path, error) from error
+                raise _missing(name, path, error) from error
 
     def _write(
         self,
