@@ -4,8 +4,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest -q
-# What fails is run once more, alone: a second failure is a defect, a first one a race to find.
-AGAIN = || { echo "== once more, what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none
+TESTS := PYTHON=$(PY) ./scripts/tests
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .PHONY: test-oci build check format lint types imports unit test integration compat \
@@ -34,8 +33,7 @@ imports: build
 	$(VENV)/bin/lint-imports
 
 unit: build
-	$(PYTEST) -m "not integration and not compat and not oci_peer" tests $(AGAIN) \
-		-m "not integration and not compat and not oci_peer" tests; }
+	$(TESTS) -m "not integration and not compat and not oci_peer" tests
 
 format: build
 	$(VENV)/bin/ruff format .
@@ -48,10 +46,10 @@ packages:
 test: packages check integration compat cgroup2-quick
 
 integration: build
-	$(PYTEST) -m integration tests $(AGAIN) -m integration tests; }
+	$(TESTS) -m integration tests
 
 compat: build
-	$(PYTEST) -m compat tests $(AGAIN) -m compat tests; }
+	$(TESTS) -m compat tests
 
 # The black-box suite for OCI runtimes on every runtime that is here: what runc fails is a wrong test.
 test-oci: packages build
