@@ -12,7 +12,7 @@ case ${1:-test} in
     welcome="crun skopeo strace podman docker-registry criu fuse-overlayfs dmsetup"
     welcome="$welcome btrfs-progs xfsprogs apparmor"
     ;;
-  bench) wanted="$common docker.io iptables iperf3 docker-registry" ;;
+  bench) wanted="$common docker.io iptables runc iperf3 docker-registry" ;;
   cgroup2)
     wanted="$common docker.io iptables user-mode-linux dmsetup kmod"
     welcome="systemd"

@@ -176,7 +176,8 @@ def test_what_systemd_is_asked(runtime: Runtime, bundle: Bundle, fake: FakeSyste
     assert properties(changed) == {"TasksMax": 30}
     assert runtime("delete", "--force", made).code == 0
     assert fake.named("StopUnit") == [[unit, "replace"]]
-    left = [str(p) for p in Path("/sys/fs/cgroup").glob(f"**/{unit}")]
-    for slice_folder in Path("/sys/fs/cgroup").glob("**/gantryfake.slice"):
-        slice_folder.rmdir()  # systemd's to remove
-    assert left == []
+    folders = [folder for folder, _, _ in os.walk("/sys/fs/cgroup")]  # others come and go
+    for folder in folders:
+        if folder.endswith("/gantryfake.slice"):
+            os.rmdir(folder)  # systemd's to remove
+    assert not [folder for folder in folders if folder.endswith(f"/{unit}")]
