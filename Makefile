@@ -14,8 +14,9 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # engine or a command would compile it all again.
 build: $(VENV)/.built
 	@$(PY) -m compileall -q src
+	@$(PY) -I -S src/gantry/runtime/codefile.py
 
-$(VENV)/.built: pyproject.toml
+$(VENV)/.built: pyproject.toml scripts/gantry-runc
 	./scripts/setup.sh $(VENV)
 	touch $@
 
@@ -79,6 +80,7 @@ demo: build
 bench: build
 	./scripts/packages.sh bench
 	$(PY) bench/run.py $(BENCH_FLAGS)
+	$(PY) bench/runtime_start.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

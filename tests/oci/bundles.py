@@ -310,7 +310,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 def commands() -> dict[str, list[str]]:
     """The runtimes to judge. OCI_RUNTIME=/path adds one of the user's."""
-    found = {"gantry-runc": [sys.executable, "-m", "gantry.runtime.main"]}
+    found = {"gantry-runc": [os.path.join(os.path.dirname(sys.executable), "gantry-runc")]}
     runc = shutil.which("runc", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if runc:
         found["runc"] = [runc]

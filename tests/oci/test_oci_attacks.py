@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -24,8 +25,8 @@ def ours_only(runtime: Runtime, why: str) -> None:
 
 def test_overwriting_the_runtime_by_proc_exe_2019_5736(runtime: Runtime, bundle: Bundle) -> None:
     """A container writes to /proc/PID/exe of whatever enters it."""
-    program = os.path.realpath(runtime.command[0])
-    before = digest(program)
+    programs = [os.path.realpath(runtime.command[0]), os.path.realpath(sys.executable)]
+    before = [digest(program) for program in programs]
     (bundle.rootfs / "bin/evil").symlink_to("/proc/self/exe")
     bundle.part("process")["noNewPrivileges"] = False
     bundle.caps("CAP_DAC_OVERRIDE", "CAP_SYS_PTRACE", "CAP_SETUID")
@@ -38,11 +39,40 @@ def test_overwriting_the_runtime_by_proc_exe_2019_5736(runtime: Runtime, bundle:
     for _ in range(8):
         runtime("exec", name, "/bin/evil")
         runtime("exec", name, "true")
-    assert digest(program) == before
+    assert [digest(program) for program in programs] == before
     runtime("delete", "-f", name)
     bundle.args("/bin/evil", "-c", "pass")
     runtime.run(bundle)
-    assert digest(program) == before
+    assert [digest(program) for program in programs] == before
+
+
+@pytest.mark.parametrize("first", ["sh", "perl"])
+def test_what_enters_runs_from_memory_2019_5736(
+    runtime: Runtime, bundle: Bundle, tmp_path: Path, first: str
+) -> None:
+    """A container whose program is /proc/self/exe gets what the runtime runs from. With
+    Perl and without, where Python has to start a second time."""
+    ours_only(runtime, "others are other programs")
+    if first == "sh":
+        script = Path(runtime.command[0]).read_text()
+        assert "/usr/bin/perl" in script
+        copy = Path(runtime.command[0]).with_name(f"gantry-runc-{os.getpid()}")
+        copy.write_text(script.replace("/usr/bin/perl", "/nowhere/perl"))
+        copy.chmod(0o755)
+        runtime.command = [str(copy)]
+    elif not os.path.exists("/usr/bin/perl"):
+        pytest.skip("no Perl")
+    try:
+        hook = {
+            "path": "/bin/sh",
+            "args": ["sh", "-c", f"readlink /proc/$PPID/exe > {tmp_path}/exe"],
+        }
+        bundle.config["hooks"] = {"createRuntime": [hook]}
+        runtime.ok(bundle.args("true"))
+    finally:
+        if first == "sh":
+            copy.unlink()
+    assert (tmp_path / "exe").read_text().strip() == "/memfd:gantry-runc (deleted)"
 
 
 @pytest.mark.parametrize("number", range(3, 20))

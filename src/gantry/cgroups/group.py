@@ -8,10 +8,12 @@ raises OSError with the file's path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gantry.cgroups.stats import Stats
 from gantry.model.resources import Resources
+
+if TYPE_CHECKING:
+    from gantry.cgroups.stats import Stats
 
 
 class Cgroup(Protocol):

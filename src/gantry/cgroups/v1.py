@@ -14,11 +14,14 @@ import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from gantry.cgroups import files, v1_set, v1_stats
 from gantry.cgroups.layout import Layout, absolute, own_paths
-from gantry.cgroups.stats import Stats
 from gantry.model.resources import Resources
+
+if TYPE_CHECKING:
+    from gantry.cgroups.stats import Stats
 
 _FREEZE_SECONDS = 10.0
 _NOWHERE: Mapping[str, str] = MappingProxyType({})

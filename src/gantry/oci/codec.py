@@ -6,7 +6,6 @@ fields are ignored, as the OCI specifications ask ("implementations MUST ignore"
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias, TypeVar
@@ -148,7 +147,7 @@ def _build(note: str, module: str) -> Decoder:
     if note == "tuple[str, ...]":
         return _strings
     if note.startswith("tuple["):
-        return _sequence(_build(re.sub(r",\s*\.\.\.$", "", note[6:-1]), module))
+        return _sequence(_build(note[6:-1].removesuffix(", ..."), module))
     if note.startswith("Mapping[str,"):
         return _mapping(_build(note[12:-1], module))
     if note == "str":

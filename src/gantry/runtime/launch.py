@@ -34,11 +34,11 @@ from gantry.runtime.init import Init
 from gantry.runtime.plan import InitPlan
 from gantry.runtime.reap import UNABLE, failure_of, kill_and_reap, kill_sibling
 from gantry.runtime.rootless import can_set_groups
-from gantry.runtime.seccomp import Program
 from gantry.runtime.state import State
 
 if TYPE_CHECKING:
     from gantry.model import mount as neutral
+    from gantry.runtime.seccomp import Program
 
 
 class Pending:

@@ -1,39 +1,47 @@
 """gantry-runc: runc's command line over this package.
 
-Here is only what comes before everything else; the commands are in `commands`.
+Here is only what comes before and after the commands, which are in `commands`.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
-from collections.abc import Sequence
 
 from gantry.runtime import sealed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 # Those that put a process of ours into a container.
 _ENTERING = frozenset(("create", "run", "exec", "restore"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The console script. Exit status: the command's; 1 for its errors (exec: 255).
+def main() -> NoReturn:
+    """The whole program, however it was started."""
+    finish(run(sys.argv[1:]))
 
-    With `argv` it returns the status. Without, it may execute itself again, and exits
-    at once, without taking the interpreter apart first.
+
+def run(words: Sequence[str]) -> int:
+    """One command line. Exit status: the command's; 1 for its errors (exec: 255).
+
+    May execute itself again, from a sealed copy.
     """
-    gc.disable()  # a command is over before there is anything to collect
-    if argv is None and not _ENTERING.isdisjoint(sys.argv[1:]):
+    if not _ENTERING.isdisjoint(words):
         try:
-            sealed.run_sealed(sys.argv[1:])
+            sealed.run_sealed(words)
         except OSError as error:
             sys.stderr.write(f"cannot run from a sealed copy: {error.strerror}\n")
-            os._exit(1)
+            return 1
     from gantry.runtime.commands.dispatch import dispatch
 
-    status = dispatch(sys.argv[1:] if argv is None else argv)
-    if argv is not None:
-        return status
+    return dispatch(words)
+
+
+def finish(status: int) -> NoReturn:
+    """End at once, without taking the interpreter apart first."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,10 +15,10 @@ from gantry.runtime import identity
 from gantry.runtime.errors import RuntimeFailure
 from gantry.runtime.identity import Identity
 from gantry.runtime.namespaces import Namespaces
-from gantry.runtime.seccomp import Program
 
 if TYPE_CHECKING:
     from gantry.model import mount as neutral
+    from gantry.runtime.seccomp import Program
 
 
 class MountPlan(Record):

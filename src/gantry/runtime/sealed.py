@@ -2,8 +2,8 @@
 
 A process that enters a container can be reached from inside as /proc/PID/exe, and a
 container's entry point can be a link to it. What is found there must not be the host's
-interpreter, so commands that enter containers run from a sealed copy of it. Imports as
-little as it can: it runs first.
+interpreter, so commands that enter containers run from a sealed copy of it. The installed
+command (scripts/gantry-runc) has made one already where it could.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _NAME = "gantry-runc"
 _SEALS = 0xF  # seal, shrink, grow, write
 _GET_SEALS = 1034
 _ADD_SEALS = 1033
-_CODE = "import sys;sys.path.insert(0,sys.argv.pop(1));from gantry.runtime.main import main;main()"
 
 
 def is_sealed() -> bool:
@@ -34,7 +37,7 @@ def is_sealed() -> bool:
         os.close(fd)
 
 
-def run_sealed(arguments: list[str]) -> None:
+def run_sealed(arguments: Sequence[str]) -> None:
     """Execute this program again from a sealed copy; returns when it already is one.
 
     OSError: there is no copy to be had, and nothing may be entered then.
@@ -44,7 +47,6 @@ def run_sealed(arguments: list[str]) -> None:
     import fcntl
 
     python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     original = os.open(python, os.O_RDONLY | os.O_CLOEXEC)
     while os.sendfile(fd, original, None, 1 << 26):
@@ -58,7 +60,8 @@ def run_sealed(arguments: list[str]) -> None:
         environment["LD_LIBRARY_PATH"] = library
     # The interpreter's own name, so that it finds its library; -I and -S keep the
     # environment and site packages out of a process that has rights.
-    words = [python, "-I", "-S", "-X", "utf8", "-c", _CODE, source, *arguments]
+    boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
+    words = [python, "-I", "-S", "-X", "utf8", boot, *arguments]
     os.execve(f"/proc/self/fd/{fd}", words, environment)
 
 

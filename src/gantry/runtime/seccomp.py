@@ -9,7 +9,6 @@ Compiling happens before the fork, always.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import marshal
 import os
 import struct
@@ -114,11 +113,11 @@ def _find_sha256() -> Callable[[bytes], _Hash]:
     """CPython's own SHA-256: hashlib would load OpenSSL, 5 ms and a MiB in every process."""
     for name in ("_sha2", "_sha256"):  # from 3.12 on; 3.11
         try:
-            found: Callable[[bytes], _Hash] = importlib.import_module(name).sha256
+            found: Callable[[bytes], _Hash] = __import__(name).sha256
             return found
         except ImportError:
             continue
-    return importlib.import_module("hashlib").sha256  # type: ignore[no-any-return]  # by name
+    return __import__("hashlib").sha256  # type: ignore[no-any-return]  # by name
 
 
 _new_sha256 = _find_sha256()

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from gantry.oci import codec
 from gantry.oci.runtime_spec import Hook, MemoryPolicy, Personality
 from gantry.runtime.errors import RuntimeFailure
 
-_ID: Final = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
 FIFO: Final = "exec.fifo"
 FILE: Final = "state.json"
 
@@ -64,7 +62,13 @@ def check_id(container_id: str) -> str:
     """The id itself. RuntimeFailure: it could not be a folder's name."""
     if not container_id:
         raise RuntimeFailure("container id cannot be empty")
-    if len(container_id) > 1024 or not _ID.fullmatch(container_id) or container_id in (".", ".."):
+    fits = container_id.isascii() and all(c.isalnum() or c in "_+.-" for c in container_id)
+    if (
+        not fits
+        or len(container_id) > 1024
+        or container_id[0] == "-"
+        or container_id in (".", "..")
+    ):
         raise RuntimeFailure(f'invalid container ID format: "{container_id}"')
     return container_id
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from typing import Final
 
@@ -12,7 +11,6 @@ from gantry.oci import runtime_spec as oci
 from gantry.runtime import schedule
 from gantry.runtime.errors import RuntimeFailure
 
-_VERSION: Final = re.compile(r"1\.\d{1,9}\.\d{1,9}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 _IPC_SYSCTLS: Final = frozenset(
     f"kernel.{name}"
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni",
@@ -27,7 +25,7 @@ def spec(config: oci.Spec, given: Collection[str] = ()) -> None:
 
     given: namespace types that the caller brings as fds.
     """
-    if not _VERSION.fullmatch(config.oci_version):
+    if not _supported(config.oci_version):
         raise RuntimeFailure(f'ociVersion: unsupported version "{config.oci_version}"')
     if config.root is None:
         raise RuntimeFailure("root: is required")
@@ -40,6 +38,22 @@ def spec(config: oci.Spec, given: Collection[str] = ()) -> None:
     linux = config.linux or oci.Linux()
     schedule.check(config.process, linux)
     _linux(config, linux, given)
+
+
+def _supported(version: str) -> bool:
+    """Whether it is 1.x.y, with a pre-release or build behind it or without (semver)."""
+    version, plus, build = version.partition("+")
+    version, dash, pre_release = version.partition("-")
+    numbers = version.split(".")
+    return (
+        len(numbers) == 3
+        and numbers[0] == "1"
+        and version.isascii()
+        and all(word.isdigit() and len(word) < 10 for word in numbers)
+        and bool(pre_release) == bool(dash)
+        and bool(build) == bool(plus)
+        and all(c.isascii() and (c.isalnum() or c in ".-") for c in pre_release + build)
+    )
 
 
 def _mount(index: int, mount: oci.Mount) -> None:
@@ -126,8 +140,8 @@ def _time(linux: oci.Linux, kinds: set[str]) -> None:
 
 def _dotted(name: str) -> str:
     """A sysctl in dots: net/ipv4/conf/eth0.1/x is net.ipv4.conf.eth0/1.x (sysctl(8))."""
-    first = re.search(r"[./]", name)
-    if first is None or first.group() == ".":
+    dot, slash = name.find("."), name.find("/")
+    if slash < 0 or 0 <= dot < slash:
         return name
     return name.translate(str.maketrans("./", "/."))
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantry.runtime.commands.control import ram_in_bytes, signal_number
+from gantry.runtime.commands.dispatch import dispatch
 from gantry.runtime.commands.execute import sub_cgroups
 from gantry.runtime.commands.flags import BOOL, INT, LIST, STRING, UsageError, parse
 from gantry.runtime.commands.log import Log
 from gantry.runtime.errors import RuntimeFailure
-from gantry.runtime.main import main
 
 FLAGS = {"bundle": STRING, "detach": BOOL, "env": LIST, "preserve-fds": INT}
 SHORT = {"b": "bundle", "d": "detach", "e": "env"}
@@ -128,7 +128,7 @@ def test_json_log(tmp_path: Path) -> None:
     ],
 )
 def test_main(capfd: pytest.CaptureFixture[str], words: list[str], code: int, text: str) -> None:
-    assert main(words) == code
+    assert dispatch(words) == code
     out, err = capfd.readouterr()
     assert text in (out + err).replace('\\"', '"')
 
@@ -136,11 +136,11 @@ def test_main(capfd: pytest.CaptureFixture[str], words: list[str], code: int, te
 def test_commands_on_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     root = str(tmp_path / "root")
     for command in ("state", "start", "kill", "delete", "pause", "resume", "ps", "events"):
-        assert main(["--root", root, command, "none"]) == 1
+        assert dispatch(["--root", root, command, "none"]) == 1
         assert "container does not exist" in capfd.readouterr().err
-    assert main(["--root", root, "exec", "none", "true"]) == 255
-    assert main(["--root", root, "delete", "-f", "none"]) == 0
-    assert main(["--root", root, "list"]) == 1
+    assert dispatch(["--root", root, "exec", "none", "true"]) == 255
+    assert dispatch(["--root", root, "delete", "-f", "none"]) == 0
+    assert dispatch(["--root", root, "list"]) == 1
 
 
 @given(st.lists(st.text(max_size=6), max_size=5))
@@ -152,7 +152,7 @@ def test_any_words_are_parsed_or_refused(words: list[str]) -> None:
 
 
 def test_features_are_json(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["features"]) == 0
+    assert dispatch(["features"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert "rro" in document["mountOptions"]
     assert document["linux"]["intelRdt"]["enabled"] is False
@@ -160,9 +160,9 @@ def test_features_are_json(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_spec_is_written_once(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words in (["spec", "-b", str(tmp_path)], ["spec", "--rootless", "-b", str(tmp_path)]):
-        assert main(words) == 0
+        assert dispatch(words) == 0
         document = json.loads((tmp_path / "config.json").read_text())
         assert document["process"]["args"] == ["sh"]
-        assert main(words) == 1
+        assert dispatch(words) == 1
         assert "File config.json exists. Remove it first" in capfd.readouterr().err
         (tmp_path / "config.json").unlink()

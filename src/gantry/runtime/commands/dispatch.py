@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 from gantry.model.errors import GantryError
@@ -92,7 +92,7 @@ def dispatch(argv: Sequence[str]) -> int:
         top = parse(argv, _rootless_flag(argv), short=_SHORT, stop_after=1)
         command = top.rest[0] if top.rest else ""
         if top.flag("version") or command == "version":
-            print(import_module("gantry.runtime.commands.info").version())
+            print(_module("info").version())
             return 0
         if top.flag("help") or command in ("", "help", "h"):
             print(usage(), end="")
@@ -150,7 +150,10 @@ def _run(command: str, top: Arguments, log: Log) -> int:
         rootless=rootless,
         log=log,
     )
-    action: Callable[[Context, Arguments], int] = getattr(
-        import_module(f"gantry.runtime.commands.{module}"), function
-    )
+    action: Callable[[Context, Arguments], int] = getattr(_module(module), function)
     return action(context, arguments)
+
+
+def _module(name: str) -> ModuleType:
+    # Not by importlib: the package takes a millisecond to load.
+    return __import__(f"gantry.runtime.commands.{name}", fromlist=[name])

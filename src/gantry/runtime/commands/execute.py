@@ -6,6 +6,7 @@ import os
 
 from gantry.oci import runtime_spec as oci
 from gantry.oci.codec import SpecError
+from gantry.runtime import console, lean
 from gantry.runtime.commands import foreground
 from gantry.runtime.commands.context import Context, at_least
 from gantry.runtime.commands.flags import Arguments
@@ -34,6 +35,8 @@ def _execute(context: Context, arguments: Arguments) -> int:
     pid_file = os.path.abspath(arguments.string("pid-file")) if arguments.given("pid-file") else ""
     process = _process(container, arguments)
     check_terminal(process.terminal, detach, arguments.string("console-socket"))
+    if process.terminal:
+        lean.settle(console)
     if not detach:
         foreground.prepare(subreaper=False)
     started = container.exec(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -108,6 +107,8 @@ def ps(context: Context, arguments: Arguments) -> int:
         return 0
     if form != "table":
         raise RuntimeFailure("invalid format option")
+    import subprocess  # takes as long to load as the other commands take
+
     words = arguments.rest[1:] or ["-ef"]
     try:
         done = subprocess.run(["ps", *words], capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ import os
 
 from gantry.oci import runtime_spec as oci
 from gantry.oci.codec import SpecError
+from gantry.runtime import console, hooks, lean
 from gantry.runtime.commands import foreground
 from gantry.runtime.commands.context import Context, exactly
 from gantry.runtime.commands.flags import Arguments
@@ -74,6 +75,8 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
         raise RuntimeFailure("process property must not be empty")
     socket_path = arguments.string("console-socket")
     check_terminal(spec.process.terminal, detach, socket_path)
+    if spec.process.terminal or spec.hooks is not None:
+        lean.settle(console, hooks)
     preserve, spec = _inherited(arguments.number("preserve-fds"), spec)
     if not detach:
         foreground.prepare(subreaper=not arguments.flag("no-subreaper"))

@@ -1,0 +1,204 @@
+"""How gantry-runc comes by its code: one file, stand-ins, two stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gantry
+
+SOURCE = Path(gantry.__file__).parent.parent
+BARE = [os.path.realpath(sys.executable), "-I", "-S"]
+
+
+def lean(script: str, *words: str) -> str:
+    """The output of a program that has the stand-ins."""
+    begin = "from __future__ import annotations\n"
+    begin += f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+    begin += "from gantry.runtime import lean; lean.install()\n"
+    done = subprocess.run([*BARE, "-c", begin + script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- the stand-ins ----------------------------------------------------------------------
+
+DOCUMENTS = (
+    "{}",
+    ' {"a": [1, 2.5, -3e7, true, false, null], "ü": "\\u00fc\\n\\ud83d\\ude00"}\r\n',
+    '"x"',
+    "[NaN, Infinity]",
+    "1" * 400,
+    '{"a": 1, "a": 2}',
+    "\ufeff{}",
+    "",
+    "{",
+    "[1, 2",
+    '{"a" 1}',
+    "[1] 2",
+    "nul",
+    '"a\nb"',
+)
+
+
+@pytest.mark.parametrize("text", DOCUMENTS)
+def test_json_is_read_as_ever(text: str) -> None:
+    def outcome() -> str:
+        try:
+            return repr(json.loads(text))
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}"
+
+    script = """
+import json
+try:
+    print(repr(json.loads(sys.argv[1])))
+except ValueError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+    assert lean(script, text) == outcome() + "\n"
+
+
+@pytest.mark.parametrize("options", [{}, {"ensure_ascii": False}, {"separators": (",", ":")},
+                                     {"indent": 2}, {"indent": "\t"}])  # fmt: skip
+def test_json_is_written_as_ever(options: dict[str, object]) -> None:
+    value: dict[str, object] = {
+        "a": [1, 2.5, True, None, (), {}],
+        "ü": 'x"\n\\é😀',
+        "n": {"m": -(10**30)},
+    }
+    wanted = json.dumps(value, **options)  # type: ignore[arg-type]  # any of its options
+    script = f"import json; print(ascii(json.dumps({value!r}, **{options!r})))"
+    assert lean(script) == ascii(wanted) + "\n"
+
+
+def test_names_of_a_tuple() -> None:
+    script = """
+from typing import NamedTuple
+
+class Point(NamedTuple):
+    x: int
+    y: int = 7
+    def sum(self) -> int:
+        return self.x + self.y
+
+p = Point(1)
+assert p == (1, 7) and p.y == 7 and p.sum() == 8 and Point(x=2, y=3) == (2, 3)
+assert p._replace(y=9) == (1, 9) and p._asdict() == {"x": 1, "y": 7} and Point._fields == ("x", "y")
+for words, names in (((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})):
+    try:
+        Point(*words, **names)
+    except TypeError:
+        continue
+    raise AssertionError((words, names))
+"""
+    lean(script)
+
+
+def test_what_is_not_stood_in_for_is_the_real_one_s() -> None:
+    script = """
+import collections, functools, json, signal, socket, typing
+assert signal.Signals.SIGTERM.name == "SIGTERM"
+assert socket.AddressFamily.AF_UNIX == socket.AF_UNIX
+assert typing.get_origin(typing.Optional[int]) is typing.Union
+assert json.JSONDecodeError.__mro__[1] is ValueError
+assert collections.Counter("aab")["a"] == 2
+assert functools.lru_cache(lambda: 3)() == 3
+import subprocess, re, enum, dataclasses
+with socket.socket(socket.AF_UNIX) as sock:
+    assert sock.fileno() > 2
+"""
+    lean(script)
+
+
+# --- the file ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the package that tests can change."""
+    compiled = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(SOURCE / "gantry", tmp_path / "gantry", ignore=compiled)
+    return tmp_path
+
+
+def boot(source: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*BARE, str(source / "gantry/runtime/boot.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def file_of(source: Path) -> Path:
+    return source / f"gantry/runtime/__pycache__/gantry-runc.{sys.implementation.cache_tag}"
+
+
+def loaded(source: Path, *words: str) -> list[str]:
+    """The modules of a command, in order."""
+    command = [*BARE, "-X", "importtime", str(source / "gantry/runtime/boot.py"), *words]
+    told = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
+    return [line.rpartition("|")[2].strip() for line in told if line.startswith("import time:")]
+
+
+def test_the_file_is_made_at_the_first_command_and_stays(source: Path) -> None:
+    (source / "gantry/runtime/__pycache__").mkdir()
+    assert boot(source, "--version").returncode == 0
+    first = file_of(source).stat()
+    for words in (["--version"], ["features"], ["list"], ["state", "x"], ["run", "-b", "/x", "x"]):
+        boot(source, "--root", str(source / "state"), *words)
+    again = file_of(source).stat()
+    assert (first.st_ino, first.st_mtime_ns) == (again.st_ino, again.st_mtime_ns)
+
+
+def test_a_changed_source_counts_at_once(source: Path) -> None:
+    (source / "gantry/runtime/__pycache__").mkdir()
+    boot(source, "--version")
+    changed = source / "gantry/runtime/commands/info.py"
+    changed.write_text(changed.read_text().replace('"gantry-runc version', '"changed version'))
+    assert boot(source, "--version").stdout.startswith("changed version")
+    before = file_of(source).stat().st_mtime_ns
+    assert boot(source, "--version").stdout.startswith("changed version")
+    assert file_of(source).stat().st_mtime_ns == before
+    # One of those that are made without a search.
+    errors = source / "gantry/runtime/commands/start.py"
+    errors.write_text(errors.read_text().replace("config.json not found", "nothing found"))
+    for _ in range(2):
+        assert "nothing found" in boot(source, "run", "-b", str(source), "x").stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 64])
+def test_another_s_file_is_not_believed(source: Path, content: bytes) -> None:
+    (source / "gantry/runtime/__pycache__").mkdir()
+    file_of(source).write_bytes(content)
+    assert boot(source, "--version").returncode == 0
+    assert len(file_of(source).read_bytes()) > 100_000
+
+
+def test_another_interpreter_s_file_is_not_believed(source: Path) -> None:
+    (source / "gantry/runtime/__pycache__").mkdir()
+    boot(source, "--version")
+    data = file_of(source).read_bytes()
+    version = sys.version.encode()
+    assert version in data
+    file_of(source).write_bytes(data.replace(version, version[:-1] + b"?"))
+    assert boot(source, "--version").returncode == 0
+    assert version in file_of(source).read_bytes()
+
+
+def test_without_a_place_for_the_file(source: Path) -> None:
+    (source / "gantry/runtime/__pycache__").write_text("not a folder")
+    assert boot(source, "--version").returncode == 0
+
+
+def test_a_start_loads_nothing_dear(source: Path) -> None:
+    (source / "gantry/runtime/__pycache__").mkdir()
+    boot(source, "--version")
+    for words in (["run", "-b", "/x", "x"], ["state", "x"], ["delete", "-f", "x"]):
+        names = loaded(source, "--root", str(source / "state"), *words)
+        dear = {"collections", "dataclasses", "enum", "functools", "importlib", "inspect", "json",
+                "re", "signal", "socket", "subprocess", "typing"}  # fmt: skip
+        assert dear.isdisjoint(names), dear & set(names)
