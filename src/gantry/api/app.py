@@ -23,6 +23,7 @@ from gantry.api.errors import REASONS, PageNotFound, status_of
 from gantry.api.router import Route, Router
 from gantry.api.routes import (
     build,
+    checkpoints,
     containers,
     debug,
     execs,
@@ -81,6 +82,7 @@ def all_routes() -> list[Route]:
     modules = (
         system,
         containers,
+        checkpoints,
         execs,
         websocket,
         images,

@@ -65,8 +65,8 @@ class Attachment(Protocol):
 class ContainersBackend(Protocol):
     async def create(self, request: CreateRequest) -> CreateResponse: ...
 
-    async def start(self, name: str) -> None:
-        """NotModified when it runs already."""
+    async def start(self, name: str, *, checkpoint: str = "", checkpoint_dir: str = "") -> None:
+        """From its beginning, or from a checkpoint. NotModified when it runs already."""
 
     async def stop(
         self,
@@ -246,6 +246,16 @@ class ImagesBackend(Protocol):
     async def distribution(self, name: str, *, auth: Json) -> Json: ...
 
 
+class CheckpointsBackend(Protocol):
+    """folder: where they are, "" for beside the container."""
+
+    async def create(self, name: str, checkpoint: str, *, folder: str, exit: bool) -> None: ...
+
+    def list(self, name: str, *, folder: str) -> Sequence[str]: ...
+
+    async def delete(self, name: str, checkpoint: str, *, folder: str) -> None: ...
+
+
 class NetworksBackend(Protocol):
     """Implemented by `gantry.network.service.Networks` (through `containers` for connect)."""
 
@@ -299,6 +309,9 @@ class Backends(Protocol):
     def containers(self) -> ContainersBackend: ...
 
     @property
+    def checkpoints(self) -> CheckpointsBackend: ...
+
+    @property
     def execs(self) -> ExecBackend: ...
 
     @property
@@ -319,6 +332,7 @@ __all__ = [
     "Attachment",
     "Backends",
     "ByteStream",
+    "CheckpointsBackend",
     "ContainersBackend",
     "ExecBackend",
     "Filters",

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import UNSET
 
 from gantry.containers.archives import Archives
+from gantry.containers.checkpoints import Checkpoints
 from gantry.containers.commits import Commits
 from gantry.containers.core import Core
 from gantry.containers.create import Creator
@@ -52,6 +53,7 @@ class Containers:
         remover.stopper = stopper
         streams, views = Streams(core), Views(core)
         self.execs = Execs(core, identities)
+        self.checkpoints = Checkpoints(core)
         self.views = views
         self._health = Health(core, self.execs)
         self._stopper = stopper

@@ -63,6 +63,7 @@ class Settings:
     recursive_read_only: bool = True
     abilities: Abilities = field(default_factory=Abilities)
     containerd: str = ""
+    experimental: bool = False
 
     @property
     def containers(self) -> str:

@@ -7,14 +7,21 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
-from gantry.containers import logconfig, netfiles
+from gantry.containers import checkpoints, logconfig, netfiles
 from gantry.containers import sandbox as surroundings
 from gantry.containers.core import Core
 from gantry.containers.identity import Identities
 from gantry.containers.record import Container, PendingAttach
 from gantry.containers.spec.build import Start, build
 from gantry.containers.tasks import Task
-from gantry.model.errors import Conflict, GantryError, NotModified, StartFailed, System
+from gantry.model.errors import (
+    Conflict,
+    Forbidden,
+    GantryError,
+    NotModified,
+    StartFailed,
+    System,
+)
 from gantry.model.task import StdioSpec, TaskSpec
 
 _log = logging.getLogger(__name__)
@@ -36,8 +43,11 @@ class Starter:
         self.on_start: Started = lambda container, task: None
         self.on_failure: Failed = lambda container: None
 
-    async def start(self, name: str) -> None:
-        """NotModified when it runs already; StartFailed; Conflict."""
+    async def start(self, name: str, *, checkpoint: str = "", checkpoint_dir: str = "") -> None:
+        """NotModified when it runs already; StartFailed; Conflict.
+
+        checkpoint: where to go on from, beside the container; elsewhere is Forbidden.
+        """
         container = self._core.table.get(name)
         async with container.lock:
             state = container.state
@@ -47,18 +57,20 @@ class Starter:
                 raise NotModified("container is already running")
             if state.removing or state.dead:
                 raise Conflict("container is marked for removal and cannot be started")
+            if checkpoint_dir:
+                raise Forbidden("custom checkpointdir is not supported")
             container.live.backoff = 0.0
             container.change(restart_count=0, stopped_by_user=False)
-            await self.start_locked(container)
+            await self.start_locked(container, checkpoint)
 
-    async def start_locked(self, container: Container) -> None:
+    async def start_locked(self, container: Container, checkpoint: str = "") -> None:
         """Start; the caller has the lock and knows that it does not run."""
         if self._core.closing:
             raise Conflict("the daemon is shutting down")
         live = container.live
         waiting, live.attaching = live.attaching, []
         try:
-            await self._start(container, waiting)
+            await self._start(container, waiting, checkpoint)
         except (GantryError, OSError) as error:
             for each in waiting:
                 if not each.future.done():
@@ -69,8 +81,13 @@ class Starter:
                 raise System(str(error)) from error
             raise
 
-    async def _start(self, container: Container, waiting: Sequence[PendingAttach]) -> None:
+    async def _start(
+        self, container: Container, waiting: Sequence[PendingAttach], checkpoint: str
+    ) -> None:
         core, record, live = self._core, container.record, container.live
+        restore = ""
+        if checkpoint:
+            restore = checkpoints.find(core, container, f"/{container.name}", checkpoint)
         async with AsyncExitStack() as undo, AsyncExitStack() as during:
             found = await surroundings.arrange(core, container, undo, during)
             # Written while the container is made: what a daemon after us needs to find it again.
@@ -91,9 +108,12 @@ class Starter:
             log = logconfig.log_spec(core, container)
             if log.driver == "local":
                 os.makedirs(os.path.dirname(log.path), 0o710, exist_ok=True)
+            config = build(record, core.settings, start)
+            if core.settings.experimental:
+                checkpoints.keep_config(core, container, config)
             spec = TaskSpec(
                 container_id=record.id,
-                spec=build(record, core.settings, start),
+                spec=config,
                 rootfs=mounts,
                 stdio=_stdio(container),
                 log=log,
@@ -102,6 +122,7 @@ class Starter:
                 systemd_cgroup=core.settings.systemd_cgroup,
                 runtime_type=runtime.type,
                 runtime_options=runtime.options,
+                restore=restore,
             )
             task, streams = await core.tasks.start(
                 spec, found.sandbox.netns_fd, [each.streams for each in waiting]

@@ -93,6 +93,12 @@ class Task(Protocol):
     async def stats(self) -> bytes:
         """Cgroup figures as JSON (the runtime's `events --stats` data object)."""
 
+    async def checkpoint(self, path: str, config: bytes, *, exit: bool) -> None:
+        """Write what it is into the folder `path`, for `TaskSpec.restore`; exit: it ends.
+
+        config: the OCI configuration that it was started with.
+        """
+
     async def state(self) -> TaskState: ...
 
     async def flush_logs(self) -> None:

@@ -61,6 +61,7 @@ def container_settings(options: Options) -> Settings:
         shutdown_timeout=options.number("shutdown-timeout"),
         abilities=abilities.detect(),
         containerd=containerd,
+        experimental=options.flag("experimental"),
     )
     settings.runtime(default_runtime)
     return settings

@@ -20,6 +20,7 @@ import msgspec
 
 from gantry.api.app import make_app
 from gantry.api.backend import (
+    CheckpointsBackend,
     ContainersBackend,
     ExecBackend,
     Filters,
@@ -74,6 +75,7 @@ class Services:
     """What the routes get."""
 
     containers: ContainersBackend
+    checkpoints: CheckpointsBackend
     execs: ExecBackend
     images: ImagesBackend
     networks: NetworksBackend
@@ -231,6 +233,7 @@ class Engine:
         self._system = system
         services = Services(
             containers,
+            containers.checkpoints,
             containers.execs,
             images,
             Networking(containers.core, networks),

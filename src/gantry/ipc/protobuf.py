@@ -83,6 +83,11 @@ class Fields:
         """A repeated message."""
         return [Fields(one) for one in self._found.get(field, ()) if isinstance(one, bytes)]
 
+    def texts(self, field: int) -> list[str]:
+        """A repeated text."""
+        found = self._found.get(field, ())
+        return [one.decode(errors="replace") for one in found if isinstance(one, bytes)]
+
     def numbers(self, field: int) -> list[int]:
         """A repeated integer, packed or not."""
         found: list[int] = []

@@ -79,6 +79,7 @@ def task_to_wire(spec: TaskSpec, bundle: str) -> Head:
         "runtime": spec.runtime,
         "runtime_args": list(spec.runtime_args),
         "systemd_cgroup": spec.systemd_cgroup,
+        "restore": spec.restore,
     }
 
 
@@ -92,6 +93,7 @@ def task_from_wire(message: Message) -> TaskSpec:
         runtime=message.text("runtime"),
         runtime_args=tuple(str(word) for word in _sequence(message.head.get("runtime_args"))),
         systemd_cgroup=message.flag("systemd_cgroup"),
+        restore=message.text("restore", ""),
     )
 
 

@@ -57,6 +57,7 @@ class TaskSpec(NamedTuple):
     runtime: "gantry" for our own, else the absolute path of a runc-like binary.
     runtime_type: in its place a runtime of containerd's ("io.containerd.kata.v2", or a shim's
     path) with runtime_options, which only a driver over a containerd has.
+    restore: the folder of a checkpoint to go on from, "" to begin.
     """
 
     container_id: str
@@ -69,6 +70,7 @@ class TaskSpec(NamedTuple):
     systemd_cgroup: bool = False
     runtime_type: str = ""
     runtime_options: Mapping[str, object] = EMPTY
+    restore: str = ""
 
 
 class ExecSpec(NamedTuple):

@@ -64,6 +64,10 @@ class Backend(Protocol):
 
     def stats(self) -> bytes: ...
 
+    def checkpoint(self, config: bytes, path: str, *, leave_running: bool) -> None:
+        """Write the container into a folder that is there; without `leave_running` it is
+        killed then. config: what it was started with."""
+
     def delete(self) -> None:
         """Kill what is left, remove cgroup and state. Idempotent."""
 
@@ -72,16 +76,17 @@ class Backend(Protocol):
 
 
 class RuntimeFailed(Exception):
-    """`str` is the runtime's one line; exit_code 126, 127 or 128."""
+    """`str` is the runtime's one line; exit_code 126, 127 or 128. verb: what it was to do."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, verb: str = "create") -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.verb = verb
 
 
 def create_failed(error: RuntimeFailed) -> StartFailed:
     """A container that could not be started, as dockerd says it."""
-    text = f"failed to create shim task: OCI runtime create failed: {error}: unknown"
+    text = f"failed to create shim task: OCI runtime {error.verb} failed: {error}: unknown"
     return failures.create_failed(text, error.exit_code)
 
 

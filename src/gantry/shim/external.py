@@ -80,8 +80,11 @@ class ExternalContainer:
             if spec.rootfs:
                 self._mount(spec, os.path.join(self._bundle, config["root"]["path"]))
             arguments = ["create", "--bundle", self._bundle]
+            if spec.restore:
+                arguments = ["restore", "--detach", "--image-path", spec.restore, *arguments[1:]]
             started = self._launch(arguments, [self._id], stdio, terminal=spec.stdio.terminal)
-            self._run("start", self._id)
+            if not spec.restore:
+                self._run("start", self._id)
         except (RuntimeFailed, OSError) as error:
             self.delete()
             if isinstance(error, RuntimeFailed):
@@ -133,6 +136,10 @@ class ExternalContainer:
                 raise
             document = runc_stats(manager.of_process(pids[0]).stats())
         return json.dumps(document.get("data", document)).encode()
+
+    def checkpoint(self, config: bytes, path: str, *, leave_running: bool) -> None:
+        flags = ["--leave-running"] if leave_running else []
+        self._run("checkpoint", "--image-path", path, *flags, self._id)
 
     def delete(self) -> None:
         try:

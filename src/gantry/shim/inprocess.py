@@ -68,6 +68,8 @@ class InProcessContainer:
         if spec.rootfs and root:
             # Just the place that the container's own mount namespace mounts it on.
             os.makedirs(os.path.join(self._bundle, root), mode=0o711, exist_ok=True)
+        if spec.restore:
+            return self._restore(config, spec, netns, stdio)
         try:
             self._container = container = Container.create(
                 config,
@@ -117,6 +119,38 @@ class InProcessContainer:
     def stats(self) -> bytes:
         return json.dumps(runc_stats(self._running.stats())).encode()
 
+    def checkpoint(self, config: bytes, path: str, *, leave_running: bool) -> None:
+        from gantry.runtime import checkpoint
+
+        container = self._running
+        spec = _network_at(runtime_spec.loads(config), f"/proc/{container.pid}/ns/net")
+        wish = checkpoint.Wish(image_path=path, leave_running=leave_running)
+        checkpoint.dump(container, spec, wish)
+
+    def _restore(
+        self, config: runtime_spec.Spec, spec: TaskSpec, netns: int | None, stdio: ChildFds
+    ) -> Started:
+        """`start`, from a checkpoint; in a process that is gone afterwards."""
+        from gantry.runtime import checkpoint
+
+        fds = {} if netns is None else {"network": netns}
+        try:
+            made = checkpoint.restore(
+                config if netns is None else _network_at(config, f"/proc/self/fd/{netns}"),
+                checkpoint.Wish(image_path=spec.restore),
+                container_id=self._id,
+                bundle=self._bundle,
+                root=self._root,
+                rootfs_mounts=spec.rootfs,
+                namespace_fds=fds,
+                stdio=None if spec.stdio.terminal else (stdio.stdin, stdio.stdout, stdio.stderr),
+                systemd_cgroup=self._systemd_cgroup,
+            )
+        except RuntimeFailure as error:
+            raise RuntimeFailed(str(error), error.exit_code, "restore") from None
+        self._container = Container(made.state, self._root, made.cgroup, console=made.console)
+        return Started(self._container.pid, made.console)
+
     def delete(self) -> None:
         try:
             self._running.delete(force=True)
@@ -139,6 +173,16 @@ class InProcessContainer:
         if self._container is None:
             self._container = Container.load(self._id, self._root)
         return self._container
+
+
+def _network_at(config: runtime_spec.Spec, path: str) -> runtime_spec.Spec:
+    """The configuration, with the network that it was given by fd as one that lies outside:
+    CRIU is neither to keep it nor to make another."""
+    linux = config.linux or runtime_spec.Linux()
+    namespaces = tuple(
+        n.replace(path=path) if n.type == "network" and not n.path else n for n in linux.namespaces
+    )
+    return config.replace(linux=linux.replace(namespaces=namespaces))
 
 
 def _failed(verb: str, error: GantryError) -> RuntimeFailed:

@@ -316,6 +316,11 @@ class Shim:
         self._do(lambda backend: backend.update(message.body))
         return {}, b"", []
 
+    def _checkpoint(self, message: Message) -> worker.Result:
+        path, leave = message.text("path"), not message.flag("exit")
+        self._do(lambda backend: backend.checkpoint(message.body, path, leave_running=leave))
+        return {}, b"", []
+
     def _pids(self, _message: Message) -> worker.Result:
         def work() -> worker.Result:
             return {"pids": list(self._backend.pids())}, b"", ()
@@ -369,7 +374,7 @@ Operation = Callable[[Shim, Message], worker.Result]
 OPERATIONS: dict[str, Operation] = {
     name: getattr(Shim, f"_{name}")
     for name in (
-        *("attach", "delete", "exec", "flush", "kill", "pause", "pids"),
+        *("attach", "checkpoint", "delete", "exec", "flush", "kill", "pause", "pids"),
         *("resize", "resume", "state", "stats", "update"),
     )
 }

@@ -38,7 +38,8 @@ class Starters:
 
     def can_start(self, spec: TaskSpec) -> bool:
         """Whether it is worth asking one."""
-        return not self._useless and spec.runtime == OWN and not spec.systemd_cgroup
+        other = spec.runtime != OWN or spec.systemd_cgroup or spec.restore
+        return not self._useless and not other
 
     async def refill(self) -> None:
         """Have one ready, where they are of use."""

@@ -247,6 +247,9 @@ class ShimTask:
     async def stats(self) -> bytes:
         return (await self.call("stats")).body
 
+    async def checkpoint(self, path: str, config: bytes, *, exit: bool) -> None:
+        await self.call("checkpoint", config, path=path, exit=exit)
+
     async def state(self) -> TaskState:
         if self._requester is None or self._requester.closed:
             return TaskState(

@@ -170,8 +170,9 @@ class FakeContainers:
         self.note("create", request=request)
         return CreateResponse(id=ID)
 
-    async def start(self, name: str) -> None:
-        await self._action("start", name)
+    async def start(self, name: str, *, checkpoint: str = "", checkpoint_dir: str = "") -> None:
+        more = {"checkpoint": checkpoint, "checkpoint_dir": checkpoint_dir}
+        await self._action("start", name, **{key: word for key, word in more.items() if word})
 
     async def stop(self, name: str, *, signal: str | None, timeout: int | None) -> None:  # noqa: ASYNC109
         await self._action("stop", name, signal=signal, timeout=timeout)
@@ -443,6 +444,24 @@ class FakeVolumes:
         return {"VolumesDeleted": None, "SpaceReclaimed": 0}
 
 
+class FakeCheckpoints:
+    """CheckpointsBackend."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.note = recorder.note
+        self.names = ["one"]
+
+    async def create(self, name: str, checkpoint: str, *, folder: str, exit: bool) -> None:
+        self.note("checkpoint", name=name, checkpoint=checkpoint, folder=folder, exit=exit)
+
+    def list(self, name: str, *, folder: str) -> Sequence[str]:
+        self.note("checkpoints", name=name, folder=folder)
+        return self.names
+
+    async def delete(self, name: str, checkpoint: str, *, folder: str) -> None:
+        self.note("checkpoint_delete", name=name, checkpoint=checkpoint, folder=folder)
+
+
 class FakeSystem:
     """SystemBackend."""
 
@@ -499,6 +518,7 @@ class FakeBackends:
     def __init__(self) -> None:
         self.recorder = Recorder()
         self.containers = FakeContainers(self.recorder)
+        self.checkpoints = FakeCheckpoints(self.recorder)
         self.execs = FakeExecs(self.recorder)
         self.images = FakeImages(self.recorder)
         self.networks = FakeNetworks(self.recorder)

@@ -186,6 +186,7 @@ class FakeTask:
         self.started_at = time.time()
         self.paused = False
         self.updates: list[bytes] = []
+        self.checkpoints: list[str] = []
         self.execs: dict[str, FakeProcess] = {}
         self.on_oom: Callable[[], None] | None = None
         self._driver = driver
@@ -231,6 +232,11 @@ class FakeTask:
 
     async def stats(self) -> bytes:
         return b"{}"
+
+    async def checkpoint(self, path: str, config: bytes, *, exit: bool) -> None:
+        self.checkpoints.append(path)
+        if exit:
+            await self.init.kill(9)
 
     async def state(self) -> TaskState:
         status = "paused" if self.paused else "running"

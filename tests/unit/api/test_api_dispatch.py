@@ -237,6 +237,8 @@ def test_router(method: str, path: str, pattern: str, name: str, rest: str) -> N
         ("POST", "/swarm/init", 501), ("POST", "/build", 501), ("POST", "/session", 501),
         ("POST", "/grpc", 501), ("GET", "/plugins", 200), ("GET", "/plugins/x/json", 404),
         ("POST", "/build/prune", 200), ("GET", "/containers/c/checkpoints", 501),
+        ("POST", "/containers/c/checkpoints", 501),
+        ("DELETE", "/containers/c/checkpoints/x", 501),
         ("PUT", "/volumes/x", 503), ("GET", "/debug/vars", 200),
     ],
 )  # fmt: skip

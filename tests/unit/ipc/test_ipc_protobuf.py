@@ -33,6 +33,7 @@ def test_repeated_fields() -> None:
     read = Fields(encode([(1, [encode([(2, 3)]), b""]), (5, [pair("a", "1"), pair("b", "2")])]))
     assert [one.number(2) for one in read.messages(1)] == [3, 0]
     assert read.mapping(5) == {"a": "1", "b": "2"}
+    assert Fields(encode([(3, ["x", "y"])])).texts(3) == ["x", "y"]
     packed = Fields(encode([(4, b"\x03\x8e\x02")]) + encode([(4, 7)]))
     assert packed.numbers(4) == [3, 270, 7]
 

@@ -111,8 +111,13 @@ async def start(call: Call) -> Sendable:
             raise InvalidParameter(
                 f'invalid checkpoint ID "{checkpoint}", only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed'
             )
-        raise InvalidParameter("checkpoint is only supported in experimental mode")
-    await call.finish(call.backends.containers.start(call.name))
+        if not call.app.experimental:
+            raise InvalidParameter("checkpoint is only supported in experimental mode")
+    await call.finish(
+        call.backends.containers.start(
+            call.name, checkpoint=checkpoint, checkpoint_dir=call.text("checkpoint-dir")
+        )
+    )
     return call.empty()
 
 

@@ -1,4 +1,4 @@
-"""/plugins and checkpoints: what an engine answers that has none."""
+"""/plugins: what an engine answers that has none."""
 
 from __future__ import annotations
 
@@ -27,14 +27,6 @@ async def unsupported(call: Call) -> Sendable:
     raise NotImplementedHere("managed plugins are not supported by this engine yet")
 
 
-async def checkpoints(call: Call) -> Sendable:
-    """Experimental with Docker too."""
-    raise NotImplementedHere(
-        "This experimental feature is disabled by default. Start the Docker daemon in "
-        "experimental mode in order to enable it."
-    )
-
-
 ROUTES: Final = [
     Route("GET", "/plugins", list_all),
     Route("GET", "/plugins/{name}/json", unknown),
@@ -47,7 +39,4 @@ ROUTES: Final = [
     Route("POST", "/plugins/{name}/set", unknown),
     Route("POST", "/plugins/pull", unsupported),
     Route("POST", "/plugins/create", unsupported),
-    Route("GET", "/containers/{name}/checkpoints", checkpoints),
-    Route("POST", "/containers/{name}/checkpoints", checkpoints),
-    Route("DELETE", "/containers/{name}/checkpoints/{rest}", checkpoints),
 ]

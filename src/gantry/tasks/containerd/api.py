@@ -106,14 +106,26 @@ class Api:
     # -- tasks: what runs ---------------------------------------------------------------
 
     async def create(
-        self, container_id: str, rootfs: Sequence[Mount], stdio: Stdio, *, terminal: bool
+        self,
+        container_id: str,
+        rootfs: Sequence[Mount],
+        stdio: Stdio,
+        *,
+        terminal: bool,
+        options: Any | None = None,
     ) -> int:
-        """Make the first process, which waits for `start`: its pid."""
+        """Make the first process, which waits for `start`: its pid. options: in the place of
+        the container's own."""
         mounts = [
             encode([(1, m.type), (2, m.source), (3, m.target), (4, m.options)]) for m in rootfs
         ]
         reply = await self._task(
-            "Create", (1, container_id), (3, mounts), *_numbered(4, stdio), (7, terminal)
+            "Create",
+            (1, container_id),
+            (3, mounts),
+            *_numbered(4, stdio),
+            (7, terminal),
+            (9, [options.encoded()] if options is not None else []),
         )
         return reply.number(2)
 
@@ -177,6 +189,11 @@ class Api:
         """resources: the specification's linux.resources as JSON."""
         limits = Any(f"{_SPEC}/LinuxResources", resources).encoded()
         await self._task("Update", (1, container_id), (2, limits))
+
+    async def checkpoint(self, container_id: str, path: str, *, exit: bool) -> None:
+        """By CRIU into the folder `path` (containerd.runc.v1.CheckpointOptions)."""
+        wish = Any("containerd.runc.v1.CheckpointOptions", encode([(1, exit), (8, path)]))
+        await self._task("Checkpoint", (1, container_id), (3, wish.encoded()))
 
     async def pids(self, container_id: str) -> list[int]:
         reply = await self._task("ListPids", (1, container_id))

@@ -155,7 +155,13 @@ class ContainerdTasks:
             except Conflict:  # of a start that a crash interrupted
                 await self._end(name)
                 await self._api.create_container(name, labels, runtime, options, config)
-            pid = await self._api.create(name, spec.rootfs, stdio, terminal=spec.stdio.terminal)
+            pid = await self._api.create(
+                name,
+                spec.rootfs,
+                stdio,
+                terminal=spec.stdio.terminal,
+                options=options if spec.restore else None,
+            )
             oom_files, started_at = oom.files_of(pid), time.time()
             await self._api.start(name)
             undo.pop_all()

@@ -56,6 +56,8 @@ class Runtimes:
             options["Root"] = self._root
         if "systemdcgroup" not in given:
             options["SystemdCgroup"] = spec.systemd_cgroup
+        if spec.restore:
+            options["CriuImagePath"] = spec.restore
         return name, _encoded("containerd.runc.v1.Options", _RUNC, options)
 
     def _program(self, path: str, args: Sequence[str]) -> str:

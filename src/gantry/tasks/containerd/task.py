@@ -184,6 +184,9 @@ class ContainerdTask:
             raise NotFound("process already finished")
         return msgspec.json.encode(runc_stats(metrics.parse(found)))
 
+    async def checkpoint(self, path: str, config: bytes, *, exit: bool) -> None:
+        await self._api.checkpoint(self.container_id, path, exit=exit)
+
     async def state(self) -> TaskState:
         status = "stopped"
         if self.exit.status is None:
