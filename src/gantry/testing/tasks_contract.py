@@ -234,13 +234,14 @@ class TasksContract:
             config = json.loads(spec.spec)
             config["process"]["terminal"] = True
             spec = spec._replace(spec=json.dumps(config).encode())
-            async with running(tasks, spec) as task:
-                stream = await task.attach(stdin=True, stdout=True, stderr=True)
-                await task.resize(40, 100)
-                await task.kill(KILL)
-                assert (await task.wait()).code == 137
-                assert (await read_all(stream)).count(b"\x00") == 0
+            task, (stream,) = await tasks.start(spec, None, [ALL])
+            assert await read_until(stream, b"\n") == b"hi\r\n"
+            await task.resize(40, 100)
+            await task.kill(KILL)
+            assert (await task.wait()).code == 137
+            assert await read_all(stream) == b""
             assert await log_of(spec) == b"hi\r\n"
+            await task.delete()
 
         self.run(world, body)
 
