@@ -66,12 +66,14 @@ test-cgroup2: build
 	./scripts/packages.sh cgroup2
 	./scripts/cgroup2 --timeout 3600 -- $(PYTEST) $(CGROUP2) --timeout 600 $(CGROUP2_TESTS)
 
-# What is most different there, and a real systemd: part of `make test`, where that kernel is.
+# What is most different there (cgroups, the runtime in its process and as a command, limits by
+# the docker CLI), and a real systemd: part of `make test`, where that kernel is.
 cgroup2-quick: build
 	@./scripts/packages.sh cgroup2 || true; command -v linux.uml > /dev/null || \
 		{ echo "cgroup2: skipped, user-mode-linux is not installed"; exit 0; }; \
 	./scripts/cgroup2 --timeout 900 -- $(PYTEST) $(CGROUP2) --timeout 300 \
-		tests/oci/test_oci_cgroups.py tests/oci/test_oci_systemd.py
+		tests/oci/test_oci_cgroups.py tests/oci/test_oci_systemd.py \
+		tests/oci/test_oci_attacks.py tests/integration/runtime tests/compat/test_cli_resources.py
 
 demo: build
 	./scripts/packages.sh demo
