@@ -192,6 +192,15 @@ class TestCreate:
         assert set(answer) == {"Id", "Warnings"}
         assert answer["Warnings"] in ([], None)
 
+    def test_a_colon_in_a_volume_is_a_part_of_its_path(self, latest: Api) -> None:
+        body: Json = {"Image": "busybox", "Cmd": ["touch", "/a:rw/x"], "Volumes": {"/a:rw": {}}}
+        made = latest.post("/containers/create", None, body).expect(201).text("Id")
+        latest.post(f"/containers/{made}/start").expect(204)
+        assert latest.post(f"/containers/{made}/wait").obj()["StatusCode"] == 0
+        mounts = latest.get(f"/containers/{made}/json").obj()["Mounts"]
+        assert isinstance(mounts, list)
+        assert [m["Destination"] for m in mounts if isinstance(m, dict)] == ["/a:rw"]
+
     def test_field_names_of_any_case(self, latest: Api) -> None:
         body: Json = {"image": "busybox", "hostconfig": {"memory": 64 << 20}, "CMD": ["x"]}
         made = latest.post("/containers/create", None, body).expect(201).text("Id")
@@ -497,6 +506,13 @@ class TestNetworks:
         made = latest.post("/containers/create", None, {"Image": "busybox"}).text("Id")
         answer = latest.post("/networks/host/disconnect", body={"Container": made})
         text = f"^container {made} is not connected to the network host$"
+        check(answer, (500, 403), text, is_gantry)
+        latest.post(
+            "/containers/create", {"name": "runs"}, {"Image": "busybox", "Cmd": ["sleep", "9"]}
+        )
+        latest.post("/containers/runs/start").expect(204)
+        answer = latest.post("/networks/host/disconnect", body={"Container": "runs"})
+        text = "^container [0-9a-f]{64} is not connected to (the )?network host$"
         check(answer, (500, 403), text, is_gantry)
         body: Json = {"Container": "nope", "Force": True}
         answer = latest.post("/networks/bridge/disconnect", body=body)

@@ -578,3 +578,13 @@ class TestInspect:
         cli("wait", created).ok()
         lines = set(cli("diff", created).ok().splitlines())
         assert {"A /new", "C /www", "D /www/index.html"} <= lines
+
+    def test_programs_know_that_they_are_in_a_container(self, cli: Cli) -> None:
+        created = cli("create", "busybox", "stat", "-c", "%a %u %g %s", "/.dockerenv").ok().strip()
+        assert cli("start", "-a", created).ok().strip() == "755 0 0 0"
+        assert "dockerenv" not in cli("diff", created).ok()
+        cli("commit", created, "marked").ok()
+        again = cli("create", "marked", "true").ok().strip()  # an image's own is no hindrance
+        assert "dockerenv" not in cli("diff", again).ok()
+        cli("rm", created, again).ok()
+        cli("rmi", "marked").ok()

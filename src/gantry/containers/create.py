@@ -28,7 +28,10 @@ from gantry.model.container import (
 )
 from gantry.model.errors import InvalidParameter, NotFound, System
 from gantry.model.image import Image
+from gantry.model.snapshot import LayerFolder
+from gantry.snapshots.private import mounted
 
+MARK = ".dockerenv"
 _QUICK = ("overlay2",)
 """Drivers that make a writable layer by a few system calls: a thread would only delay them."""
 
@@ -102,9 +105,12 @@ class Creator:
         parent = image.chain_id if image else None
         if record.driver in _QUICK:
             core.snapshots.prepare(record.id, parent, options=options)
+            undo.callback(core.snapshots.remove, record.id)
+            _mark(core.snapshots.layer(record.id))
         else:
             await asyncio.to_thread(core.snapshots.prepare, record.id, parent, options=options)
-        undo.callback(core.snapshots.remove, record.id)
+            undo.callback(core.snapshots.remove, record.id)
+            await asyncio.to_thread(_mark, core.snapshots.layer(record.id))
         folder = core.folder(record.id)
         try:
             os.mkdir(folder, 0o710)
@@ -256,6 +262,16 @@ def _check_shared_network(host: HostConfig) -> None:
     ):
         if wrong:
             raise InvalidParameter(text)
+
+
+def _mark(layer: LayerFolder) -> None:
+    """/.dockerenv, by which programs know that they are in a container (moby initlayer)."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.ExitStack() as scope:
+        top = scope.enter_context(mounted(layer.mounts)) if layer.mounts else None
+        name = MARK if top is not None else os.path.join(layer.path, MARK)
+        with contextlib.suppress(FileExistsError):  # the image has one
+            os.close(os.open(name, flags, 0o755, dir_fd=top))
 
 
 def _check_platform(platform: str, image: Image | None, name: str) -> None:

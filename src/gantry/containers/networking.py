@@ -122,7 +122,8 @@ class Attachments:
             )
         networks = dict(found.record.networks)
         if not self.has(found, name) and name not in networks:
-            raise Forbidden(f"container {found.id} is not connected to the network {name}")
+            the = "" if _runs(found) else "the "  # as moby has it, in two places
+            raise Forbidden(f"container {found.id} is not connected to {the}network {name}")
         networks.pop(name, None)
         networks.pop(network_id, None)
         if _runs(found):

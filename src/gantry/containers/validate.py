@@ -57,7 +57,7 @@ def config(value: ContainerConfig) -> ContainerConfig:
     for port in value.exposed_ports if value.exposed_ports else ():
         _port(port)
     for target in value.volumes or ():
-        if ":" in target or mountspec.clean(target) == "/" or not target:
+        if not target or mountspec.clean(target) == "/":
             raise InvalidParameter(f"invalid volume specification: '{target}'")
     return value
 

@@ -212,7 +212,7 @@ def test_host_configurations_that_make_no_sense(host: HostConfig, text: str) -> 
             ContainerConfig(healthcheck=HealthConfig(interval=1)),
             "Interval in Healthcheck cannot be less than 1ms",
         ),
-        (ContainerConfig(volumes={"/a:b": {}}), "invalid volume specification"),
+        (ContainerConfig(volumes={"/": {}}), "invalid volume specification"),
     ],
 )
 def test_configurations_that_make_no_sense(config: ContainerConfig, text: str) -> None:
