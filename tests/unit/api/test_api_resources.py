@@ -8,6 +8,8 @@ from typing import Any
 from tests.unit.api.fake_engine import engine
 from tests.unit.http.wire_client import run
 
+from gantry.api.versions.system import disk_usage
+
 
 def test_info(tmp_path: Path) -> None:
     async def main() -> None:
@@ -61,6 +63,16 @@ def test_disk_usage(tmp_path: Path) -> None:
             assert served.fakes.recorder.last("df")["types"] == ["image", "volume"]
 
     run(main)
+
+
+def test_layers_that_used_images_share_are_not_reclaimable() -> None:
+    rows: list[dict[str, Any]] = [
+        {"Size": 100, "SharedSize": 90, "Containers": 1},
+        {"Size": 90, "SharedSize": 90, "Containers": 0},
+        {"Size": 7, "SharedSize": 0, "Containers": 0},
+    ]
+    shown = disk_usage({"Images": rows, "LayersSize": 107}, 52, verbose=False)["ImageUsage"]
+    assert shown == {"ActiveCount": 1, "Reclaimable": 7, "TotalCount": 3, "TotalSize": 107}
 
 
 def test_auth(tmp_path: Path) -> None:

@@ -90,9 +90,10 @@ def disk_usage(answer: Json, version: int, *, verbose: bool) -> Json:
     if "Images" in answer:
         images = answer["Images"]
         total = answer.get("LayersSize", 0)
-        used = [image for image in images if image.get("Containers", 0) > 0]
-        kept = sum(image.get("Size", 0) - max(image.get("SharedSize", 0), 0) for image in used)
-        made["ImageUsage"] = _usage(images, len(used), total, total - kept)
+        unused = [image for image in images if image.get("Containers", 0) <= 0]
+        # What others share stays, whoever of them is used (moby daemon/disk_usage.go).
+        spare = sum(image.get("Size", 0) - max(image.get("SharedSize", 0), 0) for image in unused)
+        made["ImageUsage"] = _usage(images, len(images) - len(unused), total, spare)
     if "Containers" in answer:
         rows = answer["Containers"]
         active = [row for row in rows if row.get("State") in ACTIVE]
