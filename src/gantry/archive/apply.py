@@ -20,30 +20,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from gantry.archive import header
+from gantry.archive.attributes import chmod_node, set_xattr
 from gantry.archive.errors import ArchiveError, NeedsParents
 from gantry.archive.header import Entry
+from gantry.archive.names import META, OPAQUE, WHITEOUT, clean, show
 from gantry.archive.reader import TarReader
 from gantry.archive.removal import remove
 from gantry.kernel import procfs, syscalls
 from gantry.model.snapshot import Flavour
-
-WHITEOUT: Final = b".wh."
-OPAQUE: Final = b".wh..wh..opq"
-_META: Final = b".wh..wh."
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _INSIDE: Final = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _OPEN_FOLDERS: Final = 64
 
-_DROPPED_XATTRS: Final = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.")
-"""A layer from elsewhere must not talk to overlayfs."""
-
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """size: bytes of file data, as Docker counts a layer. implicit: folders that the archive
-    used and did not describe; `adopt` gives them the looks of the parents' ones."""
+    used and did not describe; `implicit.adopt` gives them the looks of the parents' ones."""
 
     size: int
     entries: int
@@ -137,7 +132,7 @@ class _Applier:
         if maker is None:
             raise ArchiveError(f"unhandled tar header type {entry.type}")
         if len(base) > 255:
-            raise ArchiveError(f"file name too long: {_show(name)}")
+            raise ArchiveError(f"file name too long: {show(name)}")
         fd = self._parent(parent)
         try:
             maker(fd, base, entry, reader, name)
@@ -150,7 +145,7 @@ class _Applier:
                 self._folders[name] = entry
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
-                raise ArchiveError(f"{_show(name)}: {os.strerror(error.errno)}")
+                raise ArchiveError(f"{show(name)}: {os.strerror(error.errno)}")
             raise
         if not self._overlay:
             self._made.add(name)
@@ -177,7 +172,7 @@ class _Applier:
             if mode & self._masked:
                 os.fchmod(fd, mode)
             for key, value in entry.xattrs.items():
-                _set_xattr(fd, key, value)
+                set_xattr(fd, key, value)
             mtime = entry.mtime_ns
             os.utime(fd, ns=(mtime if entry.atime_ns is None else entry.atime_ns, mtime))
         finally:
@@ -191,7 +186,7 @@ class _Applier:
 
     def _symlink(self, at: int, base: bytes, entry: Entry, reader: TarReader, name: bytes) -> None:
         if not entry.link:
-            raise ArchiveError(f"{_show(name)}: symlink to nothing")
+            raise ArchiveError(f"{show(name)}: symlink to nothing")
         os.symlink(entry.link, base, dir_fd=at)
         if self._overlay:
             self.size += len(entry.link)  # as Docker's overlay2 counts (lstat's st_size)
@@ -204,10 +199,10 @@ class _Applier:
             header.FIFO: stat.S_IFIFO,
         }[entry.type]
         if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
-            raise ArchiveError(f"{_show(name)}: device number out of range")
+            raise ArchiveError(f"{show(name)}: device number out of range")
         device = os.makedev(entry.major, entry.minor)
         if self._overlay and kind == stat.S_IFCHR and device == 0:
-            raise ArchiveError(f"{_show(name)}: device 0:0 is no device")
+            raise ArchiveError(f"{show(name)}: device 0:0 is no device")
         try:
             os.mknod(base, kind | entry.mode, device, dir_fd=at)
         except PermissionError:
@@ -220,7 +215,7 @@ class _Applier:
         target = clean(entry.link)
         parent, _, last = target.rpartition(b"/")
         if not last:
-            raise ArchiveError(f"{_show(name)}: invalid hardlink {_show(entry.link)}")
+            raise ArchiveError(f"{show(name)}: invalid hardlink {show(entry.link)}")
         if target == name:
             return
         try:
@@ -228,18 +223,18 @@ class _Applier:
             os.link(last, base, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             if self._overlay:
-                raise NeedsParents(_show(name))
-            raise ArchiveError(f"invalid hardlink {_show(name)} -> {_show(entry.link)}")
+                raise NeedsParents(show(name))
+            raise ArchiveError(f"invalid hardlink {show(name)} -> {show(entry.link)}")
         except PermissionError:
-            raise ArchiveError(f"invalid hardlink {_show(name)} -> {_show(entry.link)}")
+            raise ArchiveError(f"invalid hardlink {show(name)} -> {show(entry.link)}")
 
     def _attributes(self, at: int, base: bytes, entry: Entry) -> None:
         if (entry.uid, entry.gid) != self._own:
             os.chown(base, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
         if entry.type != header.SYMLINK and entry.mode & (self._masked | 0o6000):
-            _chmod_node(at, base, entry.mode)
+            chmod_node(at, base, entry.mode)
         for key, value in entry.xattrs.items():
-            _set_xattr(b"/proc/self/fd/%d/%s" % (at, base), key, value)
+            set_xattr(b"/proc/self/fd/%d/%s" % (at, base), key, value)
         mtime = entry.mtime_ns
         os.utime(base, ns=(mtime, mtime), dir_fd=at, follow_symlinks=False)
 
@@ -247,10 +242,10 @@ class _Applier:
 
     def _whiteout(self, parent: bytes, base: bytes) -> None:
         name = base[len(WHITEOUT) :]
-        if base.startswith(_META) and base != OPAQUE:
+        if base.startswith(META) and base != OPAQUE:
             return  # aufs's own bookkeeping
         if name in (b"", b".", b".."):
-            raise ArchiveError(f"invalid whiteout {_show(_join(parent, base))}")
+            raise ArchiveError(f"invalid whiteout {show(_join(parent, base))}")
         if self._overlay:
             fd = self._parent(parent)
             if base == OPAQUE:
@@ -317,10 +312,10 @@ class _Applier:
             try:
                 fd = syscalls.openat2(self.root, path, _LOOK, resolve=_INSIDE)
             except (FileNotFoundError, NotADirectoryError):
-                raise ArchiveError(f"{_show(path)}: not a directory")
+                raise ArchiveError(f"{show(path)}: not a directory")
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-                raise ArchiveError(f"{_show(path)}: {os.strerror(error.errno)}")
+                raise ArchiveError(f"{show(path)}: {os.strerror(error.errno)}")
             raise
         self._open[path] = fd
         return fd
@@ -349,14 +344,14 @@ class _Applier:
                     os.close(at)
                 at = below
         except (FileNotFoundError, NotADirectoryError):
-            raise ArchiveError(f"{_show(path[:end])}: not a directory")
+            raise ArchiveError(f"{show(path[:end])}: not a directory")
         finally:
             if at != self.root:
                 os.close(at)
 
     def _make_part(self, at: int, base: bytes, path: bytes) -> None:
         if len(base) > 255:
-            raise ArchiveError(f"file name too long: {_show(path)}")
+            raise ArchiveError(f"file name too long: {show(path)}")
         try:
             os.mkdir(base, 0o755, dir_fd=at)
         except FileExistsError:
@@ -422,7 +417,7 @@ class _Applier:
                 os.fchown(fd, entry.uid, entry.gid)
                 os.fchmod(fd, entry.mode)
                 for key, value in entry.xattrs.items():
-                    _set_xattr(fd, key, value)
+                    set_xattr(fd, key, value)
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             finally:
                 os.close(fd)
@@ -430,72 +425,6 @@ class _Applier:
 
     def close(self) -> None:
         self._forget()
-
-
-def adopt(root: int, lower: list[int], implicit: tuple[bytes, ...]) -> None:
-    """Give the folders that a layer did not describe the looks they have in the layers below.
-
-    lower: fds of the parents' folders, nearest first. Only for overlay flavours: there such a
-    folder would hide the attributes of the one below. NeedsParents where below is no folder
-    but a symlink.
-    """
-    strict = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
-    for path in implicit:
-        for fd in lower:
-            try:
-                found = syscalls.openat2(fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=strict)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise NeedsParents(_show(path))
-                raise
-            try:
-                info = os.fstat(found)
-                if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
-                    break  # deleted in between: the folder is new
-                if not stat.S_ISDIR(info.st_mode):
-                    raise NeedsParents(_show(path))
-                _copy_looks(root, path, found, info)
-            finally:
-                os.close(found)
-            break
-
-
-def _copy_looks(root: int, path: bytes, found: int, info: os.stat_result) -> None:
-    source = b"/proc/self/fd/%d" % found
-    fd = syscalls.openat2(
-        root, path, os.O_RDONLY | os.O_DIRECTORY, resolve=syscalls.RESOLVE_BENEATH
-    )
-    try:
-        os.fchown(fd, info.st_uid, info.st_gid)
-        os.fchmod(fd, stat.S_IMODE(info.st_mode))
-        for name in os.listxattr(source):
-            key = os.fsencode(name)
-            if not key.startswith(_DROPPED_XATTRS):
-                _set_xattr(fd, key, os.getxattr(source, name))
-        os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
-    finally:
-        os.close(fd)
-
-
-def clean(name: bytes) -> bytes:
-    """A name as a path below the root, without `.`, `..` and needless slashes; b"" is the root.
-
-    ArchiveError where `..` leads out, before any symlink is looked at.
-    """
-    name = name.strip(b"/")
-    if not (name.startswith(b".") or b"/." in name or b"//" in name):
-        return name
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            if not parts:
-                raise ArchiveError(f"invalid path: {_show(name)} is outside of the root")
-            parts.pop()
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)
 
 
 def _write_sparse(fd: int, entry: Entry, reader: TarReader) -> None:
@@ -512,31 +441,6 @@ def _write_sparse(fd: int, entry: Entry, reader: TarReader) -> None:
     os.ftruncate(fd, entry.real_size)
 
 
-def _chmod_node(at: int, base: bytes, mode: int) -> None:
-    """chmod(2) of a node that was just made, or of nothing: a process of the container may
-    have put a symlink in its place, which chmod by name would follow, out of here."""
-    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-    try:
-        if not stat.S_ISLNK(os.fstat(fd).st_mode):
-            os.chmod(b"/proc/self/fd/%d" % fd, mode)
-    finally:
-        os.close(fd)
-
-
-def _set_xattr(target: int | bytes, key: bytes, value: bytes) -> None:
-    """What the file system cannot hold is left out, as Docker does."""
-    if key.startswith(_DROPPED_XATTRS):
-        return
-    try:
-        os.setxattr(target, key, value, follow_symlinks=isinstance(target, int))
-    except OSError as error:
-        if error.errno == errno.ENOTSUP or (error.errno == errno.EPERM and key[:5] == b"user."):
-            return
-        if error.errno in (errno.ERANGE, errno.E2BIG, errno.EINVAL):
-            raise ArchiveError(f"invalid extended attribute {_show(key)}")
-        raise
-
-
 def _names(at: int) -> list[bytes]:
     """What is in the folder that an O_PATH fd points at."""
     fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
@@ -548,7 +452,3 @@ def _names(at: int) -> list[bytes]:
 
 def _join(parent: bytes, name: bytes) -> bytes:
     return parent + b"/" + name if parent else name
-
-
-def _show(name: bytes) -> str:
-    return repr(os.fsdecode(name[:256]))

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from gantry.archive import header
-from gantry.archive.apply import OPAQUE, WHITEOUT
 from gantry.archive.header import BLOCK, Entry
+from gantry.archive.names import OPAQUE, WHITEOUT
 from gantry.model.snapshot import Flavour
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

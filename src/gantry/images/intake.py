@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gantry.archive import header
-from gantry.archive.apply import clean
 from gantry.archive.compression import Compression, decompress, detect
 from gantry.archive.header import Entry
+from gantry.archive.names import clean
 from gantry.archive.reader import Source, TarReader
 from gantry.content.store import ContentStore, Writer
 from gantry.images import messages

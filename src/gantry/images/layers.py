@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gantry.archive.apply import adopt
 from gantry.archive.errors import ArchiveError, NeedsParents
+from gantry.archive.implicit import adopt
 from gantry.archive.unpack import Unpacked
 from gantry.content.store import ContentStore
 from gantry.images.bridge import off_loop

@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from gantry.archive import header
-from gantry.archive.apply import WHITEOUT, clean
 from gantry.archive.compression import decompress
 from gantry.archive.errors import ArchiveError
 from gantry.archive.header import Entry
+from gantry.archive.names import WHITEOUT, clean
 from gantry.archive.reader import TarReader
 from gantry.content.store import ContentStore
 from gantry.images.bridge import off_loop

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gantry.archive.apply import Applied, Limits, adopt, apply_layer
+from gantry.archive.apply import Applied, Limits, apply_layer
 from gantry.archive.errors import ArchiveError, NeedsParents
+from gantry.archive.implicit import adopt
 from gantry.archive.reader import TarReader
 from gantry.model.snapshot import Flavour
 

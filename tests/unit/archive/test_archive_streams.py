@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gantry.archive import header
-from gantry.archive.apply import Limits, apply_layer, clean
+from gantry.archive.apply import Limits, apply_layer
 from gantry.archive.compression import CHUNK, Compression, decompress
 from gantry.archive.diff import diff_layer, tree
 from gantry.archive.errors import ArchiveError, NeedsParents
 from gantry.archive.header import Entry
+from gantry.archive.names import clean
 from gantry.archive.reader import TarReader
 from gantry.archive.removal import remove_tree
 from gantry.archive.unpack import Ahead, unpack
