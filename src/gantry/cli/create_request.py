@@ -7,16 +7,15 @@ rest.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 
-from gantry.cli import mounts, ports, units
+from gantry.cli import mounts, ports
+from gantry.cli.create_network import check_address, networks
+from gantry.cli.create_resources import resources
 from gantry.cli.flags import Options
 
 Json = dict[str, object]
-
-_NETWORK_MODES = ("bridge", "host", "none", "default", "nat")
 
 
 def build(options: Options, image: str, command: list[str], environment: Mapping[str, str]) -> Json:
@@ -32,9 +31,9 @@ def build(options: Options, image: str, command: list[str], environment: Mapping
     host = _host(options)
     host["Binds"] = binds
     host["PortBindings"] = bindings
-    host.update(_resources(options))
+    host.update(resources(options))
     host.update(_security(options))
-    mode, endpoints = _networks(options)
+    mode, endpoints = networks(options)
     host["NetworkMode"] = mode
     body["HostConfig"] = host
     body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
@@ -166,7 +165,7 @@ def _host(options: Options) -> Json:
     if driver == "none" and options.many("log-opt"):
         raise ValueError(f"invalid logging opts for driver {driver}")
     for address in options.many("dns"):
-        _ip(address)
+        check_address(address)
     host: Json = {
         "ContainerIDFile": options.text("cidfile"),
         "LogConfig": {"Type": driver, "Config": pairs(options.many("log-opt"))},
@@ -217,13 +216,6 @@ def _colon(text: str) -> tuple[str, str, str]:
     return text.partition(":")
 
 
-def _ip(address: str) -> None:
-    try:
-        ip_address(address)
-    except ValueError:
-        raise ValueError(f"IP address is not correctly formatted: {address}") from None
-
-
 def _extra_host(text: str) -> str:
     for separator in ("=", ":"):
         name, found, address = text.partition(separator)
@@ -252,112 +244,6 @@ def restart_policy(text: str) -> Json:
     if count and not count.isdigit():
         raise ValueError("invalid restart policy format: maximum retry count must be an integer")
     return {"Name": name, "MaximumRetryCount": int(count) if count else 0}
-
-
-def _resources(options: Options) -> Json:
-    swappiness = options.number("memory-swappiness")
-    if swappiness != -1 and not 0 <= swappiness <= 100:
-        raise ValueError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
-    resources: Json = {
-        "CpuShares": options.number("cpu-shares"),
-        "Memory": options.number("memory"),
-        "NanoCpus": options.number("cpus"),
-        "CgroupParent": options.text("cgroup-parent"),
-        "BlkioWeight": options.number("blkio-weight"),
-        "BlkioWeightDevice": [
-            _weighted(text, "Weight") for text in options.many("blkio-weight-device")
-        ],
-        "CpuPeriod": options.number("cpu-period"),
-        "CpuQuota": options.number("cpu-quota"),
-        "CpuRealtimePeriod": options.number("cpu-rt-period"),
-        "CpuRealtimeRuntime": options.number("cpu-rt-runtime"),
-        "CpusetCpus": options.text("cpuset-cpus"),
-        "CpusetMems": options.text("cpuset-mems"),
-        "Devices": [_device(text) for text in options.many("device")],
-        "DeviceCgroupRules": options.many("device-cgroup-rule") or None,
-        "DeviceRequests": _gpus(options.text("gpus")),
-        "MemoryReservation": options.number("memory-reservation"),
-        "MemorySwap": options.number("memory-swap"),
-        "MemorySwappiness": swappiness,
-        "OomKillDisable": options.on("oom-kill-disable"),
-        "PidsLimit": options.number("pids-limit"),
-        "Ulimits": [_ulimit(text) for text in options.many("ulimit")],
-    }
-    for flag, key in (
-        ("device-read-bps", "BlkioDeviceReadBps"),
-        ("device-write-bps", "BlkioDeviceWriteBps"),
-        ("device-read-iops", "BlkioDeviceReadIOps"),
-        ("device-write-iops", "BlkioDeviceWriteIOps"),
-    ):
-        resources[key] = [_weighted(text, "Rate") for text in options.many(flag)]
-    return resources
-
-
-def _weighted(text: str, key: str) -> Json:
-    path, _, value = text.partition(":")
-    if not value:
-        raise ValueError(f"bad format: {text}")
-    if not path.startswith("/dev/"):
-        raise ValueError(f"bad format for device path: {text}")
-    try:
-        return {"Path": path, key: units.parse_bytes(value)}
-    except ValueError:
-        raise ValueError(f"invalid rate for device: {text}") from None
-
-
-def _device(text: str) -> Json:
-    parts = text.split(":")
-    if len(parts) > 3 or not parts[0]:
-        raise ValueError(f"bad format for path: {text}")
-    source, target, rights = parts[0], "", "rwm"
-    if len(parts) == 2 and parts[1] and set(parts[1]) <= set("rwm"):
-        rights = parts[1]
-    elif len(parts) >= 2:
-        target = parts[1]
-    if len(parts) == 3:
-        rights = parts[2]
-        if not rights or not set(rights) <= set("rwm"):
-            raise ValueError(f"bad mode specified: {rights}")
-    target = target or source
-    if not os.path.isabs(target):
-        raise ValueError(f"{target} is not an absolute path")
-    return {"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": rights}
-
-
-def _gpus(text: str) -> list[Json] | None:
-    if not text:
-        return None
-    request: Json = {"Driver": "", "Count": 0, "Capabilities": [["gpu"]]}
-    for item in text.split(","):
-        key, _, value = item.partition("=")
-        if key == "device":
-            request["DeviceIDs"] = value.split(",")
-        elif key == "driver":
-            request["Driver"] = value
-        elif key == "all" or value == "all":
-            request["Count"] = -1
-        elif (value or key).isdigit():
-            request["Count"] = int(value or key)
-        else:
-            raise ValueError(f"invalid GPU request: {text}")
-    return [request]
-
-
-def _ulimit(text: str) -> Json:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"invalid ulimit argument: {text}")
-    soft, _, hard = value.partition(":")
-    try:
-        low = int(soft)
-        high = int(hard) if hard else low
-    except ValueError:
-        raise ValueError(f"invalid ulimit argument: {text}") from None
-    if high != -1 and (low == -1 or low > high):
-        raise ValueError(
-            f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}"
-        )
-    return {"Name": name, "Soft": low, "Hard": high}
 
 
 def _security(options: Options) -> Json:
@@ -389,118 +275,3 @@ def _profile(path: str) -> str:
         ) from error
     except ValueError as error:
         raise ValueError(f"compacting json for seccomp profile ({path}) failed: {error}") from error
-
-
-def user_defined(network: str) -> bool:
-    return network not in _NETWORK_MODES and not network.startswith("container:")
-
-
-def _networks(options: Options) -> tuple[str, Json]:
-    """NetworkMode (the first network) and the endpoints' settings."""
-    targets = [attachment(text) for text in options.many("network")] or [("default", {})]
-    if not options.many("network") and not _endpoint_flags(options):
-        return "default", {}
-    endpoints: Json = {}
-    for number, (name, endpoint) in enumerate(targets):
-        if not name.strip():
-            raise ValueError("no name set for network")
-        if number == 0:
-            _first_endpoint(options, name, endpoint)
-        if not user_defined(name):
-            if endpoint.get("Aliases"):
-                raise ValueError(
-                    "network-scoped aliases are only supported for user-defined networks"
-                )
-            if endpoint.get("Links"):
-                raise ValueError("links are only supported for user-defined networks")
-        if name in endpoints:
-            raise ValueError(f'network "{name}" is specified multiple times')
-        if endpoint or len(targets) > 1:
-            endpoints[name] = endpoint
-    if len({user_defined(name) for name, _ in targets}) > 1:
-        raise ValueError(
-            "conflicting options: cannot attach both user-defined and non-user-defined "
-            "network-modes"
-        )
-    return targets[0][0], endpoints
-
-
-def _endpoint_flags(options: Options) -> bool:
-    flags = ("network-alias", "ip", "ip6", "mac-address", "link-local-ip")
-    return any(options.changed(flag) for flag in flags)
-
-
-def _first_endpoint(options: Options, name: str, endpoint: Json) -> None:
-    """The flags of one network at a time belong to the first."""
-    if options.many("network-alias"):
-        if "Aliases" in endpoint:
-            raise ValueError(
-                "conflicting options: cannot specify both --network-alias and per-network alias"
-            )
-        endpoint["Aliases"] = options.many("network-alias")
-    if options.many("link") and user_defined(name):
-        endpoint["Links"] = options.many("link")
-    if options.text("mac-address"):
-        endpoint["MacAddress"] = _mac(options.text("mac-address"))
-    addresses: Json = {}
-    for flag, key in (("ip", "IPv4Address"), ("ip6", "IPv6Address")):
-        if options.text(flag):
-            _ip(options.text(flag))
-            addresses[key] = options.text(flag)
-    if options.many("link-local-ip"):
-        addresses["LinkLocalIPs"] = options.many("link-local-ip")
-    if addresses:
-        known = endpoint.setdefault("IPAMConfig", {})
-        assert isinstance(known, dict)
-        known.update(addresses)
-
-
-def _mac(text: str) -> str:
-    parts = text.strip().replace("-", ":").split(":")
-    valid = all(len(part) == 2 and set(part.lower()) <= set("0123456789abcdef") for part in parts)
-    if len(parts) != 6 or not valid:
-        raise ValueError(f"{text} is not a valid mac address")
-    return ":".join(parts)
-
-
-def attachment(text: str) -> tuple[str, Json]:
-    """`NAME` or `name=NAME,alias=A,ip=…,driver-opt=K=V` as a name and endpoint settings."""
-    if "=" not in text:
-        return text, {}
-    name, endpoint, addresses = "", Json(), Json()
-    for item in text.split(","):
-        key, equals, value = item.partition("=")
-        key = key.strip().lower()
-        if not equals:
-            raise ValueError(f"invalid key/value pair format in driver options: {item}")
-        if key == "name":
-            name = value.strip()
-        elif key == "alias":
-            aliases = endpoint.setdefault("Aliases", [])
-            assert isinstance(aliases, list)
-            aliases.append(value)
-        elif key == "driver-opt":
-            driver = endpoint.setdefault("DriverOpts", {})
-            assert isinstance(driver, dict)
-            option, _, setting = value.partition("=")
-            driver[option.strip().lower()] = setting.strip()
-        elif key == "ip":
-            addresses["IPv4Address"] = value
-        elif key == "ip6":
-            addresses["IPv6Address"] = value
-        elif key == "mac-address":
-            endpoint["MacAddress"] = _mac(value)
-        elif key == "link-local-ip":
-            local = addresses.setdefault("LinkLocalIPs", [])
-            assert isinstance(local, list)
-            local.append(value)
-        elif key == "gw-priority":
-            try:
-                endpoint["GwPriority"] = int(value)
-            except ValueError:
-                raise ValueError(f"invalid gw-priority ({value})") from None
-        else:
-            raise ValueError(f"invalid field key {key}")
-    if addresses:
-        endpoint["IPAMConfig"] = addresses
-    return name, endpoint

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from gantry.cli.command import App, Command
-from gantry.cli.create_request import attachment, pairs, restart_policy
+from gantry.cli.create_network import attachment
+from gantry.cli.create_request import pairs, restart_policy
 from gantry.cli.flags import Flag, Options
 from gantry.cli.ports import Bindings, parse_publish
 from gantry.client.engine import segment
