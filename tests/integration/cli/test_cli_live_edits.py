@@ -59,7 +59,7 @@ def test_networks(cli: Cli, live: str) -> None:
     cli("run", "--rm", "--network", "live", "busybox", "wget", "-qO-", "http://www/").ok()
     cli("update", "--network-rm", "live", live).ok()
     assert cli.field(live, NETWORKS).split() == ["bridge"]
-    cli("update", "--network-rm", "live", live).failed(1, "is not connected to the network live")
+    cli("update", "--network-rm", "live", live).failed(1, "is not connected to network live")
     cli("update", "--network-add", "nowhere", live).failed(1, "network nowhere not found")
 
 
