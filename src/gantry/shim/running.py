@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+from gantry.kernel import syscalls
+from gantry.model.errors import NotFound
 from gantry.model.task import ExitStatus
 from gantry.shim.loop import Loop
 from gantry.shim.stdio import ProcessIO
@@ -27,6 +30,16 @@ class Running:
         self.io = io
         self.exit: ExitStatus | None = None
         self.told = False
+
+    def signal(self, number: int) -> None:
+        """NotFound when it has ended: the launcher may have reaped what we have yet to hear of."""
+        try:
+            if self.pidfd < 0:
+                os.kill(self.pid, number)  # not reaped yet: the pid can be nobody else's
+            else:
+                syscalls.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            raise NotFound("process already finished") from None
 
 
 class Endings:

@@ -20,7 +20,7 @@ from gantry.cgroups.oom import kills_in
 from gantry.ipc import wire
 from gantry.ipc.channel import Channel
 from gantry.ipc.frames import Message, close_all
-from gantry.kernel import pidfd, procfs, syscalls
+from gantry.kernel import pidfd, procfs
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
 from gantry.shim import oom, pipes, worker
@@ -285,7 +285,7 @@ class Shim:
         if message.flag("all"):
             self._do(lambda backend: backend.kill_all(number))
         else:
-            _signal(process, number)
+            process.signal(number)
         if number == signal.SIGKILL and self._paused:
             self._thaw()
         return {}, b"", []
@@ -379,13 +379,6 @@ OPERATIONS: dict[str, Operation] = {
     )
 }
 """What a daemon may ask for: one method each."""
-
-
-def _signal(process: Running, number: int) -> None:
-    if process.pidfd < 0:
-        os.kill(process.pid, number)  # not reaped yet: the pid can be nobody else's
-    else:
-        syscalls.pidfd_send_signal(process.pidfd, number)
 
 
 def _nothing() -> None:
