@@ -81,6 +81,8 @@ class Head:
         self.count += 1
         if self.count > MAX_HEADERS:
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if name.lower() == b"host" and "Host" in self.headers:
+            raise Refused(HTTPStatus.BAD_REQUEST, "too many Host headers")  # RFC 9112, 3.2
         self.headers.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "replace"))
 
     def on_headers_complete(self) -> None:

@@ -358,6 +358,7 @@ def test_bad_requests_are_refused_and_the_connection_closed(tmp_path: Path) -> N
             for data in (
                 b"nonsense\r\n\r\n",
                 b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+                b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n",
                 b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
                 b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
             ):
