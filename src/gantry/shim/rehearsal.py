@@ -110,9 +110,11 @@ def _life(number: int) -> None:
     blob, fds = handover.pack(made)
     send_some(there, blob, fds)
     close_all([*ours.fds(), made.listener, made.attachments[0][0]])
+    os.write(child.stdout, b"first\n")  # or it would sleep
     with here, there, other, client, daemon:
-        data, received = idle.receive(here)
-        shim = Shim(control, handover.unpack(data, list(received)))
+        woken = idle.wait(control.fileno(), here.detach(), starter.for_one)
+        assert woken is not None
+        shim = Shim(control, handover.unpack(*woken))
         shim.folder = _NoFolder("")
         try:
             _events(shim, Channel(daemon), client, child)
