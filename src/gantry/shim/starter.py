@@ -67,8 +67,10 @@ def for_one(control_fd: int, shim_fd: int) -> None:
 
 
 def for_many(fd: int) -> None:
-    """Start what comes on the socket, until the daemon closes it or the launcher is gone."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Start what comes on the socket, until the daemon closes it.
+
+    Not even the launcher's death interrupts a start: who is found running has its shim.
+    """
     gc.disable()  # not while a child runs in this memory: what it closed would be ours
     daemon = Channel(socket.socket(fileno=fd))
     served = 0

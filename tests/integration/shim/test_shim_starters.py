@@ -15,7 +15,7 @@ from tests.integration.shim.shim_world import ShimWorld, cgroup_pids
 from tests.support.wait import eventually
 
 from gantry.ipc.owner import TaskOwner
-from gantry.kernel import pidfd
+from gantry.kernel import pidfd, procfs
 from gantry.model.errors import StartFailed
 from gantry.model.mount import Mount
 from gantry.tasks import starters as starters_module
@@ -181,6 +181,27 @@ def test_an_end_is_heard_of_when_nobody_reaps(own: ShimWorld) -> None:
         finally:
             os.kill(tasks.launcher.pid, signal.SIGCONT)
         assert time.monotonic() - began < 5
+        await task.delete()
+
+    run(own, body)
+
+
+def test_it_finishes_what_it_has_begun_when_the_launcher_is_killed(own: ShimWorld) -> None:
+    owner = TaskOwner("starts")
+
+    async def body(tasks: ShimTasks) -> None:
+        await remove(tasks, own, "true")
+        (maker,) = makers(tasks)
+        os.kill(maker, signal.SIGSTOP)
+        spec = own.spec("sh", "-c", "exit 8")
+        starting = owner.spawn(tasks.start(spec, None), spec.container_id, report=False)
+        for _ in range(50):
+            await asyncio.sleep(0)  # it has its starter
+        os.kill(tasks.launcher.pid, signal.SIGKILL)
+        os.kill(maker, signal.SIGCONT)
+        task, _ = await starting
+        assert procfs.stat(maker).state not in "ZX", "it was not tried again with another"
+        assert (await task.wait()).code == 8
         await task.delete()
 
     run(own, body)
