@@ -8,7 +8,8 @@ Document = dict[str, object]
 
 
 def runc_stats(stats: Stats) -> Document:
-    """What `runc events --stats` prints as "data" (runc `types/events.go`)."""
+    """What `runc events --stats` prints as "data" (runc `types/events.go`), as far as cgroups
+    know it. Times are nanoseconds, sizes bytes."""
     cpu, memory, block = stats.cpu, stats.memory, stats.block
     return {
         "cpu": {
