@@ -9,7 +9,6 @@ again.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -23,6 +22,7 @@ from gantry.ipc.frames import Message, close_all
 from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import GantryError, StartFailed
 from gantry.model.task import ExitStatus, TaskSpec
+from gantry.tasks import starting
 from gantry.tasks.launcher import Launcher
 from gantry.tasks.starters import Starters
 from gantry.tasks.stream import SocketStream
@@ -70,17 +70,9 @@ class ShimTasks:
         netns: int | None,
         attachments: Sequence[tuple[bool, bool, bool]] = (),
     ) -> tuple[ShimTask, Sequence[SocketStream]]:
-        # A caller that is cancelled does not stop the shim: what it starts is undone then.
         own = None if netns is None else os.dup(netns)
-        starting = self._owner.spawn(
-            self._start(spec, own, attachments), f"start {spec.container_id[:12]}", report=False
-        )
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            if not self._owner.closed:
-                self._owner.spawn(self._undo(starting), f"undo {spec.container_id[:12]}")
-            raise
+        start = self._start(spec, own, attachments)
+        return await starting.whole(self._owner, start, spec.container_id[:12])
 
     async def recover(self) -> AsyncIterator[ShimTask]:
         try:
@@ -157,20 +149,6 @@ class ShimTasks:
         streams = [SocketStream(fd) for fd in reply.fds]
         task.running(reply.number("pid"), reply.seconds("started_at"), shim=reply.number("shim", 0))
         return task, streams
-
-    async def _undo(self, starting: asyncio.Task[tuple[ShimTask, Sequence[SocketStream]]]) -> None:
-        try:
-            task, streams = await starting
-        except (GantryError, Disconnected):
-            return
-        for stream in streams:
-            stream.close_now()
-        try:
-            await task.kill(9)
-        except GantryError:
-            pass
-        await task.wait()
-        await task.delete()
 
     def _connected(self, container_id: str, sock: socket.socket) -> ShimTask:
         task = ShimTask(container_id, self._lost)

@@ -24,6 +24,7 @@ from gantry.ipc.owner import TaskOwner
 from gantry.model.errors import Conflict, GantryError, NotFound, StartFailed
 from gantry.model.failures import create_failed, exit_code_of
 from gantry.model.task import ExitStatus, TaskSpec
+from gantry.tasks import starting
 from gantry.tasks.containerd.api import Api
 from gantry.tasks.containerd.connection import Connection
 from gantry.tasks.containerd.keeper import Keeper, Wants
@@ -90,17 +91,9 @@ class ContainerdTasks:
         netns: int | None,
         attachments: Sequence[Wants] = (),
     ) -> tuple[ContainerdTask, Sequence[SocketStream]]:
-        # A caller that is cancelled stops nothing: what was started is undone then.
         own = None if netns is None else os.dup(netns)
-        starting = self._owner.spawn(
-            self._start(spec, own, attachments), f"start {spec.container_id[:12]}", report=False
-        )
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            if not self._owner.closed:
-                self._owner.spawn(self._undo(starting), f"undo {spec.container_id[:12]}")
-            raise
+        start = self._start(spec, own, attachments)
+        return await starting.whole(self._owner, start, spec.container_id[:12])
 
     async def recover(self) -> AsyncIterator[ContainerdTask]:
         names = set(await self._api.container_ids(LABEL, self._exec_root))
@@ -169,22 +162,6 @@ class ContainerdTasks:
         task.keeper.started(started_at, oom_files)
         task.running(pid, started_at, oom_files)
         return task, streams
-
-    async def _undo(
-        self, starting: asyncio.Task[tuple[ContainerdTask, Sequence[SocketStream]]]
-    ) -> None:
-        try:
-            task, streams = await starting
-        except GantryError:
-            return
-        for stream in streams:
-            stream.close_now()
-        try:
-            await task.kill(_SIGKILL)
-        except GantryError:
-            pass
-        await task.wait()
-        await task.delete()
 
     async def _end(self, name: str) -> None:
         """Kill and remove whatever containerd has of that name."""
