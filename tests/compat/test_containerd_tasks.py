@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from tests.integration.shim.shim_world import make_rootfs
+from tests.integration.shim.shim_world import configuration, make_rootfs
 from tests.support.peers import Ctr, containerd, find
 
 from gantry.containers.tasks import Task, Tasks
@@ -72,35 +72,7 @@ class ContainerdWorld:
 
     def spec(self, *args: str) -> TaskSpec:
         name, log = self._paths.next()
-        kinds = ("bounding", "effective", "permitted")
-        config = {
-            "ociVersion": "1.0.2",
-            "process": {
-                "user": {"uid": 0, "gid": 0},
-                "args": args,
-                "env": ["PATH=/bin"],
-                "cwd": "/",
-                "capabilities": {kind: ["CAP_KILL"] for kind in kinds},
-            },
-            "root": {"path": "/elsewhere"},
-            "hostname": "task",
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-                {
-                    "destination": "/dev/pts",
-                    "type": "devpts",
-                    "source": "devpts",
-                    "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
-                },
-            ],
-            "linux": {
-                "namespaces": [
-                    {"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")
-                ],
-                "cgroupsPath": f"/{self.prefix}/{name}",
-            },
-        }
+        config = configuration(args, "/elsewhere", f"/{self.prefix}/{name}")
         rootfs = (Mount("bind", str(self.rootfs), ("rbind", "rw")),)
         return TaskSpec(
             name,

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -33,6 +33,38 @@ def make_rootfs(folder: Path) -> Path:
     for name in APPLETS:
         (folder / "bin" / name).symlink_to("busybox")
     return folder
+
+
+def configuration(args: Sequence[str], root: str | Path, cgroup: str) -> dict[str, object]:
+    """config.json of a container with all namespaces and no limits."""
+    capabilities = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID"]
+    kinds = ("bounding", "effective", "permitted")
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "capabilities": dict.fromkeys(kinds, capabilities),
+        },
+        "root": {"path": str(root)},
+        "hostname": "task",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
+            },
+        ],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+            "cgroupsPath": cgroup,
+        },
+    }
 
 
 class ShimWorld:
@@ -62,43 +94,15 @@ class ShimWorld:
 
     def spec(self, *args: str) -> TaskSpec:
         name, log = self._paths.next()
-        config = json.dumps(self.config(name, args)).encode()
+        config = configuration(args, self.rootfs, f"/{self.prefix}/{name}")
         return TaskSpec(
-            name, config, (), StdioSpec(), LogSpec("json-file", log), runtime=self.runtime
+            name,
+            json.dumps(config).encode(),
+            (),
+            StdioSpec(),
+            LogSpec("json-file", log),
+            runtime=self.runtime,
         )
-
-    def config(self, name: str, args: tuple[str, ...]) -> dict[str, object]:
-        """config.json."""
-        capabilities = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID"]
-        kinds = ("bounding", "effective", "permitted")
-        return {
-            "ociVersion": "1.0.2",
-            "process": {
-                "user": {"uid": 0, "gid": 0},
-                "args": args,
-                "env": ["PATH=/bin"],
-                "cwd": "/",
-                "capabilities": dict.fromkeys(kinds, capabilities),
-            },
-            "root": {"path": str(self.rootfs)},
-            "hostname": "shim",
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-                {
-                    "destination": "/dev/pts",
-                    "type": "devpts",
-                    "source": "devpts",
-                    "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
-                },
-            ],
-            "linux": {
-                "namespaces": [
-                    {"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")
-                ],
-                "cgroupsPath": f"/{self.prefix}/{name}",
-            },
-        }
 
     def shim_of(self, task: Task) -> int:
         """Its shim's pid (init's parent may for a moment be the starter)."""
