@@ -24,25 +24,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from gantry.ipc import wire
 from gantry.ipc.channel import Channel
 from gantry.ipc.frames import Message, ProtocolError
 from gantry.model.errors import Conflict, System
 from gantry.model.task import ExitStatus, StdioSpec
-from gantry.shim import worker
+from gantry.shim.attendant import Attendant
 from gantry.shim.fifos import Fifos, execs_in
-from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import Log, NoLog, open_log
-from gantry.shim.loop import Loop
-from gantry.shim.peers import Peers, Reply
+from gantry.shim.peers import Reply
 from gantry.shim.pipes import OurFds
-from gantry.shim.running import Endings, Running
+from gantry.shim.running import Running
 from gantry.shim.stdio import ProcessIO
-
-LOOK_SECONDS = 2.0
 
 
 class Kept(Running):
@@ -56,17 +52,12 @@ class Kept(Running):
         self.stdin_ended = False
 
 
-class Keeper:
+class Keeper(Attendant):
     """One container's streams, from the first event on."""
 
     def __init__(self, control: socket.socket, made: Handover) -> None:
-        self.folder = Folder(made.folder)
+        super().__init__(made.folder)
         self._spill_folder = os.path.dirname(made.spec.log.path) or made.folder
-        self._loop = Loop(self._child_ended)
-        self._helpers: dict[int, Callable[[], None]] = {}
-        self._peers = Peers(self._loop, self._answer, self._leave_when_done)
-        self._endings = Endings(self._loop, self._tell)
-        self._deleted = False
         self._execs: dict[str, Kept] = {}
         stdio, ours = made.spec.stdio, made.stdio
         if stdio.terminal:
@@ -78,19 +69,8 @@ class Keeper:
         self._peers.listen(socket.socket(fileno=made.listener))
         self._peers.add(Channel(control))
 
-    def serve(self) -> None:
-        """Until the container is deleted and every client has what it is owed."""
-        self._loop.run()
-
-    def turn(self) -> None:
-        """Serve what is ready now (for rehearsals)."""
-        self._loop.turn(0)
-
-    def close(self) -> None:
-        """Let go of everything (for rehearsals): a keeper that is over just exits."""
-        self._peers.close()
-        self._init.io.close()
-        self._loop.close()
+    def _all(self) -> Iterable[Kept]:
+        return (self._init, *self._execs.values())
 
     # -- streams ------------------------------------------------------------------------
 
@@ -121,10 +101,6 @@ class Keeper:
             theirs.append(other.detach())
         return theirs
 
-    def _output_ended(self) -> None:
-        for process in [self._init, *self._execs.values()]:
-            self._endings.look(process)
-
     def _first_output_ended(self) -> None:
         self._output_ended()
         self._look_for_folder()
@@ -148,17 +124,6 @@ class Keeper:
         kept = self._execs.pop(name, None)
         if kept is not None:
             kept.fifos.remove()
-
-    # -- our own children, which compress logs ------------------------------------------
-
-    def _fork(self, work: Callable[[], None], then: Callable[[], None]) -> None:
-        self._helpers[worker.fork(work)] = then
-
-    def _child_ended(self, pid: int, _status: int) -> None:
-        helper = self._helpers.pop(pid, None)
-        if helper is not None:
-            helper()
-            self._leave_when_done()
 
     # -- requests -----------------------------------------------------------------------
 
@@ -212,10 +177,9 @@ class Keeper:
             self._drop(name)
 
     def _tell_state(self) -> wire.Head:
-        everything = [self._init, *self._execs.values()]
         return {
             "execs": list(self._execs),
-            "stdin_ended": [kept.name for kept in everything if kept.stdin_ended],
+            "stdin_ended": [kept.name for kept in self._all() if kept.stdin_ended],
         }
 
     def _delete(self) -> None:
@@ -224,19 +188,3 @@ class Keeper:
             kept.io.finish()
         self.folder.remove()
         self._deleted = True
-
-    def _look_for_folder(self) -> None:
-        """A daemon finds us by our folder: without it, ended and alone, nobody ever comes."""
-        if not self.folder.exists() and not self._peers and self._init.io.idle:
-            self._loop.stop()
-        else:
-            self._loop.later(LOOK_SECONDS, self._look_for_folder)
-
-    def _leave_when_done(self) -> None:
-        if not self._deleted or self._helpers:
-            return
-        everything = [self._init, *self._execs.values()]
-        if all(kept.io.idle for kept in everything) and not self._peers.pending:
-            self._loop.stop()
-        else:
-            self._loop.later(0.5, self._leave_when_done)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 from gantry.ipc.launcher import SHIM
-from gantry.shim import forking, handover, idle, opener
-from gantry.shim.folder import Folder
+from gantry.shim import forking, idle, opener
+from gantry.shim.attendant import attend
 from gantry.shim.keeper import Keeper
 from gantry.shim.keeper_rehearsal import rehearse
 
@@ -22,13 +20,5 @@ def main(fd: int, folder: str) -> None:
 
 
 def run_keeper(fd: int, _none: int) -> None:
-    """Be the keeper whose control socket is `fd`; its last words go to its folder."""
-    woken = idle.wait_for_child(fd, opener.main)
-    if woken is None:
-        return
-    made = handover.unpack(*woken)
-    try:
-        Keeper(socket.socket(fileno=fd), made).serve()
-    except BaseException:
-        forking.last_words(Folder(made.folder))
-        raise
+    """Be the keeper whose control socket is `fd`."""
+    attend(Keeper, fd, idle.wait_for_child(fd, opener.main))

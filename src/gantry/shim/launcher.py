@@ -12,12 +12,11 @@ starter makes its siblings.
 from __future__ import annotations
 
 import ctypes
-import socket
 
 from gantry.ipc.launcher import READY, READY_ALL, SHIM, STARTER
 from gantry.kernel import pidfd, syscalls
-from gantry.shim import forking, handover, idle, starter
-from gantry.shim.folder import Folder
+from gantry.shim import forking, idle, starter
+from gantry.shim.attendant import attend
 from gantry.shim.rehearsal import rehearse
 from gantry.shim.service import Shim
 
@@ -38,7 +37,7 @@ def main(fd: int, folder: str) -> None:
 
 
 def run_shim(fd: int, hand: int) -> None:
-    """Be the shim whose control socket is `fd`; its last words go to the task's folder.
+    """Be the shim whose control socket is `fd`.
 
     hand: where its container comes from; -1: it has it made by a child.
     """
@@ -47,14 +46,7 @@ def run_shim(fd: int, hand: int) -> None:
         woken = idle.wait_for_child(fd, starter.for_one)
     else:
         woken = idle.wait(fd, hand, starter.for_one)
-    if woken is None:
-        return
-    made = handover.unpack(*woken)
-    try:
-        Shim(socket.socket(fileno=fd), made).serve()
-    except BaseException:
-        forking.last_words(Folder(made.folder))
-        raise
+    attend(Shim, fd, woken)
 
 
 def _run_starter(requests: int, _none: int) -> None:

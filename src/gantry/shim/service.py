@@ -1,4 +1,4 @@
-"""The shim: one container's parent, for as long as there is anything of it.
+"""The shim: what stays beside one container, for as long as there is anything of it.
 
 A process with one thread. It reads its container's output and writes the log, answers
 the daemon (the one that started it, by a socket it was born with, and any later one, by
@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gantry.cgroups.oom import kills_in
 from gantry.ipc import wire
@@ -24,17 +24,14 @@ from gantry.kernel import pidfd, procfs
 from gantry.model.errors import Conflict, GantryError, NotFound, System
 from gantry.model.task import ExecSpec, ExitStatus, TaskState
 from gantry.shim import oom, pipes, worker
+from gantry.shim.attendant import Attendant
 from gantry.shim.backend import Backend, RuntimeFailed, exec_failed
-from gantry.shim.folder import Folder
 from gantry.shim.handover import Handover
 from gantry.shim.logfile import NoLog, open_log
-from gantry.shim.loop import GONE, READ, Loop
-from gantry.shim.peers import Peers
-from gantry.shim.running import Endings, Running
+from gantry.shim.loop import GONE, READ
+from gantry.shim.running import Running
 from gantry.shim.runtimes import GANTRY, make_backend
 from gantry.shim.stdio import ProcessIO
-
-FOLDER_SECONDS = 2.0
 
 REAPED_SECONDS = 0.2
 """How long the launcher may take to reap a container's first process."""
@@ -43,23 +40,18 @@ UNKNOWN = 255 << 8
 """The wait status of a process that was reaped without the kernel's telling how it ended."""
 
 
-class Shim:
+class Shim(Attendant):
     """One container, from its first event on. `serve` returns when it is over."""
 
     def __init__(self, control: socket.socket, made: Handover) -> None:
+        super().__init__(made.folder)
         self.spec = spec = made.spec
-        self.folder = Folder(made.folder)
-        self._loop = Loop(self.child_ended)
         self._started_at = made.started_at
         self._own_pids = made.own_pids
         self._oom_files = made.oom_files
-        self._peers = Peers(self._loop, self._answer, self._leave_when_done)
-        self._endings = Endings(self._loop, self._tell)
         self._execs: dict[str, Running] = {}
         self._unseen: dict[str, ExitStatus] = {}
-        self._helpers: dict[int, Callable[[], None]] = {}
         self._paused = False
-        self._deleted = False
         io = ProcessIO(
             self._loop,
             spec.stdio,
@@ -82,20 +74,8 @@ class Shim:
             self._loop.watch(made.oom, READ, self._out_of_memory)
         self._peers.add(Channel(control))
 
-    def serve(self) -> None:
-        """Until the container is deleted and every client has what it is owed."""
-        self._loop.children()  # who ended before the loop was there to hear of it
-        self._loop.run()
-
-    def turn(self) -> None:
-        """Serve what is ready now (for rehearsals)."""
-        self._loop.turn(0)
-
-    def close(self) -> None:
-        """Let go of everything (for rehearsals): a shim that is over just exits."""
-        self._peers.close()
-        self._init.io.close()
-        self._loop.close()
+    def _all(self) -> Iterable[Running]:
+        return (self._init, *self._execs.values())
 
     @property
     def _backend(self) -> Backend:
@@ -161,20 +141,14 @@ class Shim:
         self._loop.unwatch(init.pidfd)
         self._ended(init, status)
 
-    def _fork(self, work: Callable[[], None], then: Callable[[], None]) -> None:
-        self._helpers[worker.fork(work)] = then
-
     def child_ended(self, pid: int, status: int) -> None:
-        """A child was waited for: init, an exec, a worker, or an orphan of the container."""
-        helper = self._helpers.pop(pid, None)
-        if helper is not None:
-            helper()
-            self._leave_when_done()
-            return
+        """Init, an exec, a worker, or an orphan of the container, which came to us, the
+        subreaper."""
         process = self._processes.pop(pid, None)
         if process is None:
-            return  # an orphan of the container that came to us, the subreaper
-        self._ended(process, status)
+            super().child_ended(pid, status)
+        else:
+            self._ended(process, status)
 
     def _ended(self, process: Running, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
@@ -194,10 +168,6 @@ class Shim:
         except GantryError:
             pass  # nobody was left
 
-    def _output_ended(self) -> None:
-        for process in [self._init, *self._execs.values()]:
-            self._endings.look(process)
-
     def _tell(self, name: str, status: ExitStatus) -> None:
         self._peers.publish({"event": "exit", "exec": name, "exit": wire.exit_to_wire(status)})
         self._execs.pop(name, None)
@@ -206,15 +176,6 @@ class Shim:
             self._look_for_folder()
         elif not self._peers:
             self._unseen[name] = status  # for the daemon that comes next
-
-    def _look_for_folder(self) -> None:
-        """A daemon finds us by our folder. Ended, alone and without it, nobody ever comes; but
-        a slow client may still be owed output."""
-        idle = all(process.io.idle for process in (self._init, *self._execs.values()))
-        if idle and not self._peers and not self.folder.exists():
-            self._loop.stop()
-        else:
-            self._loop.later(FOLDER_SECONDS, self._look_for_folder)
 
     # -- requests ---------------------------------------------------------------------
 
@@ -357,16 +318,6 @@ class Shim:
         self.folder.remove()
         self._deleted = True
         return {}, b"", []
-
-    def _leave_when_done(self) -> None:
-        """After delete: when every client has what it is owed."""
-        if not self._deleted or self._helpers:
-            return
-        running = [self._init, *self._execs.values()]
-        if all(p.io.idle for p in running) and not self._peers.pending:
-            self._loop.stop()
-        else:
-            self._loop.later(0.5, self._leave_when_done)
 
 
 Operation = Callable[[Shim, Message], worker.Result]
