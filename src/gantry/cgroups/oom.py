@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from gantry.kernel import procfs
+
 
 def files_of(pid: int) -> list[str]:
     """Files whose oom_kill counter is that of the cgroup `pid` is in (v2 and v1)."""
     folders: dict[str, str] = {}
-    for line in _text(f"/proc/{pid}/cgroup").splitlines():
+    for line in procfs.read_if_there(f"/proc/{pid}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             folders[""] = f"/sys/fs/cgroup{path}"
@@ -32,15 +34,7 @@ def kills_in(files: Sequence[str]) -> int:
     """The sum of the `oom_kill` counters."""
     total = 0
     for path in files:
-        for line in _text(path).splitlines():
+        for line in procfs.read_if_there(path).splitlines():
             if line.startswith("oom_kill "):
                 total += int(line.split()[1])
     return total
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -46,6 +46,15 @@ def read(path: str) -> str:
         os.close(fd)
 
 
+def read_if_there(path: str) -> str:
+    """A small file's text, "" when there is none; bytes that are no UTF-8 are replaced."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def unescape(text: str) -> str:
     """Undo the octal escapes of space, tab, newline and backslash."""
     if "\\" not in text:

@@ -98,12 +98,3 @@ def exec_failed(error: RuntimeFailed) -> StartFailed:
 def has_own_pids(namespaces: Iterable[tuple[str, str]]) -> bool:
     """Whether (type, path) pairs hold a new pid namespace."""
     return ("pid", "") in set(namespaces)
-
-
-def read_if_there(path: str) -> str:
-    """A small file's text, "" when there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

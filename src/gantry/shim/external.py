@@ -17,7 +17,7 @@ from typing import Any
 
 from gantry.cgroups import manager, oom
 from gantry.cgroups.runc_stats import runc_stats
-from gantry.kernel import mountapi, syscalls
+from gantry.kernel import mountapi, procfs, syscalls
 from gantry.model.failures import exit_code_of
 from gantry.model.task import ExecSpec, TaskSpec
 from gantry.mounts.apply import apply
@@ -27,7 +27,6 @@ from gantry.shim.backend import (
     RuntimeFailed,
     Started,
     has_own_pids,
-    read_if_there,
 )
 from gantry.shim.pipes import ChildFds
 
@@ -187,7 +186,11 @@ class ExternalContainer:
         status, output = spawn(command, fds, folder=self._bundle)
         if status == 0:
             return output
-        text = _last_error(read_if_there(self._log)) or output.strip() or f"exit status {status}"
+        text = (
+            _last_error(procfs.read_if_there(self._log))
+            or output.strip()
+            or f"exit status {status}"
+        )
         raise RuntimeFailed(text, exit_code_of(text))
 
 
@@ -251,7 +254,7 @@ def _receive_fd(connection: socket.socket) -> int:
 
 
 def _take_pid(path: str) -> int:
-    text = read_if_there(path)
+    text = procfs.read_if_there(path)
     _unlink(path)
     if not text.strip().isdigit():
         raise RuntimeFailed(f"the runtime wrote no pid to {path}", 128)
