@@ -89,18 +89,22 @@ def numbers(folder: str, name: str) -> list[int]:
 
 
 def make(folder: str) -> bool:
-    """mkdir with parents; True when the last one was made here."""
+    """mkdir with parents; True when the last one was made here.
+
+    FileNotFoundError also where the parent is there and takes no folders: no cgroup.
+    """
     try:
-        os.mkdir(folder, 0o755)
-        return True
+        try:
+            os.mkdir(folder, 0o755)
+        except FileNotFoundError:
+            parent = os.path.dirname(folder)
+            if parent in ("", "/"):
+                raise
+            make(parent)
+            os.mkdir(folder, 0o755)
     except FileExistsError:
         return False
-    except FileNotFoundError:
-        parent = os.path.dirname(folder)
-        if parent in ("", "/"):
-            raise
-        make(parent)
-        return make(folder)
+    return True
 
 
 def subtree(folder: str) -> list[str]:

@@ -22,6 +22,11 @@ class Layout(Record):
     controllers: dict[str, str] = {}
 
     @property
+    def devices(self) -> bool:
+        """Whether a container can be kept from devices: v1 has a hierarchy, v2 takes programs."""
+        return self.pure or "devices" in self.controllers
+
+    @property
     def pure(self) -> bool:
         return bool(self.unified) and not self.controllers
 

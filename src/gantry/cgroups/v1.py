@@ -148,7 +148,9 @@ class V1Cgroup:
         for controller in ("pids", "memory", "devices", "freezer", ""):
             if controller in self._folders:
                 return self._folders[controller]
-        return next(iter(self._folders.values()))
+        for folder in self._folders.values():
+            return folder
+        raise OSError(errno.EOPNOTSUPP, "no cgroup hierarchy is mounted")
 
     def pids(self) -> list[int]:
         found: list[int] = []

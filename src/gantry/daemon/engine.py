@@ -30,6 +30,7 @@ from gantry.api.backend import (
     SystemBackend,
     VolumesBackend,
 )
+from gantry.cgroups import layout
 from gantry.containers.core import Core
 from gantry.containers.networking import Networking
 from gantry.containers.record import Container
@@ -54,7 +55,7 @@ from gantry.events.filters import compile_filters
 from gantry.http.listeners import Listeners, serve
 from gantry.images.create import CommitRequest
 from gantry.images.engine import Images, make_reference
-from gantry.model import numbers
+from gantry.model import errors, numbers
 from gantry.model.snapshot import Snapshotter
 from gantry.network.plugins import Plugins
 from gantry.network.service import Networks
@@ -131,6 +132,8 @@ class Engine:
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         options = self._options
         settings = container_settings(options)
+        if not layout.detect().devices:
+            raise errors.System("Devices cgroup isn't mounted")
         for word in ("Downloads", "Uploads"):
             most = options.number(f"max-concurrent-{word.lower()}")
             _log.debug("Max Concurrent %s: %d", word, most)

@@ -164,6 +164,23 @@ def test_what_cannot_start_says_so_in_one_line(
     assert text in errors[0]
 
 
+def test_a_machine_without_cgroups(tmp_path: Path) -> None:
+    """What `ip netns exec` makes of /sys, for example."""
+    script = 'umount -l /sys && mount -t sysfs sysfs /sys && exec "$0" "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "-n", "-m", "sh", "-c", script, sys.executable),
+            *("-m", "gantry.daemon.main", "-H", f"unix://{tmp_path}/s", "-p", str(tmp_path / "p")),
+            *("--data-root", str(tmp_path / "d"), "--exec-root", str(tmp_path / "e")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "gantryd: failed to start daemon: Devices cgroup isn't mounted\n"
+
+
 def test_defaults_of_the_daemon_reach_containers() -> None:
     flags = (
         *("--default-ulimit", "nofile=77:88", "--log-driver", "local", "--log-opt", "max-size=1m"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,19 @@ def test_layouts() -> None:
     assert of_mounts(
         procfs.parse_mountinfo("3 2 0:2 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     ).pure
+
+
+def test_a_folder_that_takes_no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """sysfs where its cgroups are out of sight: /sys/fs/cgroup is there, and no cgroup."""
+    usual = os.mkdir
+
+    def mkdir(path: str, mode: int) -> None:
+        if path == f"{tmp_path}/cpu":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        usual(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(FileNotFoundError):
+        files.make(f"{tmp_path}/cpu/docker")
+    assert files.make(f"{tmp_path}/a/b/c") is True
+    assert files.make(f"{tmp_path}/a/b/c") is False
