@@ -240,9 +240,9 @@ def test_nothing_of_the_root_is_written_outside(
     ]
     (bundle.rootfs / "dev").rmdir()
     (bundle.rootfs / "dev").symlink_to(outside)
-    (bundle.rootfs / "work").symlink_to(outside)
-    bundle.part("process")["cwd"] = "/work/cwd"
-    bundle.mount("/work/file", "bind", "/etc/passwd", "bind")
+    (bundle.rootfs / "place").symlink_to(outside)
+    bundle.part("process")["cwd"] = "/place/cwd"
+    bundle.mount("/place/file", "bind", "/etc/passwd", "bind")
     runtime.run(bundle)
     assert list(outside.iterdir()) == []
 
