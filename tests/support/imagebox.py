@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +179,11 @@ def layout(layers: Sequence[bytes], *, name: str = "", media: str = "", **fields
             *((f"blobs/sha256/{digest(blob)[7:]}", blob) for blob in blobs),
         ]
     )
+
+
+BASE = layer({"etc": None, "etc/os": "base", "gone": "x"})
+TOP = layer({"etc/os": "top", ".wh.gone": b"", "big": b"z" * 2_000_000})
+"""Two layers of an image."""
+
+Body = Callable[[ImageBox], Awaitable[None]]
+"""What a test does with a box."""
