@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -210,7 +210,7 @@ class Runtime:
         *words: str,
         stdin: str | bytes = "",
         timeout: float = 60,
-        pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
     ) -> Result:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
@@ -218,6 +218,7 @@ class Runtime:
             input=data,
             capture_output=True,
             timeout=timeout,
+            env=env,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 

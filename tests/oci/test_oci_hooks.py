@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,23 @@ def test_an_environment_that_is_not_given_is_the_caller_s(
     bundle.part("hooks")["createRuntime"] = [hook(script, env=["PATH=/bin"])]
     runtime.ok(bundle)
     assert (tmp_path / "env").read_text() == "\n"
+
+
+@pytest.mark.parametrize("given", [{}, {"LD_LIBRARY_PATH": "/a:/b"}, {"LC_CTYPE": "C.UTF-8"}])
+def test_the_caller_s_environment_is_all_that_a_hook_has(
+    runtime: Runtime, bundle: Bundle, tmp_path: Path, given: dict[str, str]
+) -> None:
+    # Not what a runtime has put there for its own start.
+    environment = {"PATH": os.environ["PATH"], "A": "1", "PWD": os.getcwd(), **given}
+    kinds = ("prestart", "createRuntime", "poststart", "poststop")
+    for kind in kinds:
+        script = f"cat /proc/$$/environ > {tmp_path}/{kind}"
+        bundle.part("hooks")[kind] = [{"path": "/bin/sh", "args": ["sh", "-c", script]}]
+    done = runtime("run", "-b", str(bundle.write()), runtime.new_id(), env=environment)
+    assert done.code == 0, done.text
+    for kind in kinds:
+        words = (tmp_path / kind).read_text().rstrip("\0").split("\0")
+        assert dict(word.split("=", 1) for word in words) == environment, kind
 
 
 def test_inside_hooks_have_the_process_s_environment(

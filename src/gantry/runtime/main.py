@@ -29,6 +29,7 @@ def run(words: Sequence[str]) -> int:
 
     May execute itself again, from a sealed copy.
     """
+    sealed.forget_locale()
     if not _ENTERING.isdisjoint(words):
         try:
             sealed.run_sealed(words)

@@ -37,16 +37,31 @@ def is_sealed() -> bool:
         os.close(fd)
 
 
+def forget_locale() -> None:
+    """Take from the environment what Python has put there (PEP 538): hooks, and the programs
+    that commands call, have their caller's."""
+    if os.environ.get("LC_CTYPE") not in ("C.UTF-8", "C.utf8", "UTF-8"):
+        return
+    try:
+        with open("/proc/self/environ", "rb") as given:
+            if any(word.startswith(b"LC_CTYPE=") for word in given.read().split(b"\0")):
+                return
+    except OSError:
+        return
+    del os.environ["LC_CTYPE"]
+
+
 def run_sealed(arguments: Sequence[str]) -> None:
     """Execute this program again from a sealed copy; returns when it already is one.
 
     OSError: there is no copy to be had, and nothing may be entered then.
     """
+    python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     if is_sealed():
+        _forget_library(python)
         return
     import fcntl
 
-    python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     original = os.open(python, os.O_RDONLY | os.O_CLOEXEC)
     while os.sendfile(fd, original, None, 1 << 26):
@@ -54,10 +69,11 @@ def run_sealed(arguments: Sequence[str]) -> None:
     os.close(original)
     fcntl.fcntl(fd, _ADD_SEALS, _SEALS)
     environment = dict(os.environ)
-    library = os.path.join(os.path.dirname(os.path.dirname(python)), "lib")
-    if any(name.startswith("libpython") for name in _names(library)):
-        # The copy has no folder that an RPATH of $ORIGIN could start from.
-        environment["LD_LIBRARY_PATH"] = library
+    library = _library(python)
+    if library:
+        # Before what the caller has there: _forget_library takes it away again.
+        given = environment.get("LD_LIBRARY_PATH")
+        environment["LD_LIBRARY_PATH"] = library if given is None else f"{library}:{given}"
     # The interpreter's own name, so that it finds its library; -I and -S keep the
     # environment and site packages out of a process that has rights.
     boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
@@ -65,8 +81,24 @@ def run_sealed(arguments: Sequence[str]) -> None:
     os.execve(f"/proc/self/fd/{fd}", words, environment)
 
 
-def _names(folder: str) -> list[str]:
+def _library(python: str) -> str:
+    """The folder of the interpreter's shared library, which a copy of the interpreter cannot
+    find: it has no folder of its own that an RPATH of $ORIGIN could start from. "": none."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(python)), "lib")
     try:
-        return os.listdir(folder)
+        names = os.listdir(folder)
     except OSError:
-        return []
+        return ""
+    return folder if any(name.startswith("libpython") for name in names) else ""
+
+
+def _forget_library(python: str) -> None:
+    """Give LD_LIBRARY_PATH back as the caller had it."""
+    given = os.environ.get("LD_LIBRARY_PATH")
+    library = _library(python) if given else ""
+    if not library or given is None:
+        return
+    if given == library:
+        del os.environ["LD_LIBRARY_PATH"]
+    else:
+        os.environ["LD_LIBRARY_PATH"] = given.removeprefix(library + ":")
