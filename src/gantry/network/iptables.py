@@ -13,6 +13,9 @@ replaces our chains in one transaction, so that a restarted daemon interrupts no
                          DOCKER-ISOLATION-STAGE-2 (into a bridge: drop), out of one: accept
     nat PREROUTING, OUTPUT → DOCKER; nat POSTROUTING → DOCKER-POSTROUTING
     raw PREROUTING     → DOCKER-RAW (loopback addresses from outside)
+
+`check` compares how many rules each chain has with how many it should: what another tool
+flushed or took away is noticed, a rule that it added is its own business.
 """
 
 from __future__ import annotations
@@ -236,7 +239,8 @@ def _bridge_rules(rules: BridgeRules, version: int) -> list[Rule]:
         ("filter", "DOCKER-CT", f"-o {name} {state}"),
     ]
     if version == 4:
-        found.append(("raw", "DOCKER-RAW", f"-i {name} -d 127.0.0.0/8 -j DROP"))
+        for end in ("s", "d"):
+            found.append(("raw", "DOCKER-RAW", f"-{end} 127.0.0.0/8 -i {name} -j DROP"))
     if rules.internal:
         stage = "DOCKER-ISOLATION-STAGE-1"
         found += [
@@ -338,12 +342,28 @@ async def _probe(family: _Family) -> None:
 
 
 async def _in_place(family: _Family) -> bool:
-    table, chain, rest = _JUMPS[0]
-    return (
-        await _run(family, "-t", table, "-C", chain, *rest.split()) == 0
-        and await _run(family, "-t", "nat", "-S", "DOCKER") == 0
-        and await _run(family, "-t", "filter", "-C", *_FIXED[0][1:2], *_FIXED[0][2].split()) == 0
-    )
+    """Whether nobody has taken anything away."""
+    found: Counter[tuple[str, str]] = Counter()
+    jumps: set[Rule] = set()
+    table = ""
+    for line in (await _save(family)).splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A "):
+            _, chain, rest = line.split(" ", 2)
+            found[table, chain] += 1
+            jumps.add((table, chain, rest))
+    wanted = Counter((table, chain) for table, chain, _ in family.rules)
+    return jumps.issuperset(_JUMPS) and wanted <= found
+
+
+async def _save(family: _Family) -> str:
+    def call() -> str:
+        return subprocess.run(
+            (f"{family.command}-save",), capture_output=True, text=True, check=False
+        ).stdout
+
+    return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
 async def _run(family: _Family, *arguments: str) -> int:

@@ -176,6 +176,32 @@ def test_restored_after_another_tool_flushed_it(
     with_networks(machine, body, settings)
 
 
+@pytest.mark.parametrize("flavour", [b for b in BACKENDS if b != "nftables"])
+@pytest.mark.parametrize(
+    "flushed",
+    [
+        "-t nat -F DOCKER",
+        "-t raw -F",
+        "-t nat -D PREROUTING 1",
+        "-F DOCKER-ISOLATION-STAGE-2",
+        "-D DOCKER-CT 1",
+    ],
+)
+def test_whatever_iptables_takes_away_is_missed(
+    machine: Machine, flavour: str, flushed: str
+) -> None:
+    async def body(networks: Networks) -> None:
+        bindings = publish(("80/tcp", ("", "8080")), ("81/tcp", ("127.0.0.1", "8081")))
+        await networks.allocate(request("web", port_bindings=bindings))
+        before = state(machine)
+        machine.host.run(flavour, *flushed.split())
+        assert not await networks.check_firewall()
+        assert await networks.check_firewall()
+        assert sorted(state(machine)) == sorted(before)
+
+    with_networks(machine, body, replace(SETTINGS, firewall_backend=flavour))
+
+
 @pytest.mark.usefixtures("needs_nftables")
 @pytest.mark.parametrize(
     "command",
