@@ -8,7 +8,7 @@ of the connection), and looks nothing up: that is most of what a packet costs.
 A packet's way through the table::
 
     raw-prerouting   seen on its way through a shard's bridge           → untracked
-                     to 127.0.0.0/8                                     → loopback
+                     to or from 127.0.0.0/8                             → loopback
     loopback         from a container, or from anywhere but this host
                      to a port published there                          → drop
     prerouting       to an address of this host                         → ports
@@ -33,8 +33,10 @@ Connections to link-local addresses are the userland proxy's, too: from there no
 of a container can be reached.
 
 Ports published on 127.0.0.1 are out of other hosts' reach, whatever route_localnet says
-(the class of CVE-2020-8558). `iifname` in postrouting needs Linux 5.7, as does dockerd's
-own backend.
+(the class of CVE-2020-8558); nor does a container pass for the host by a source address in
+127.0.0.0/8, which the kernel takes from interfaces with route_localnet.
+
+`iifname` in postrouting needs Linux 5.7, as does dockerd's own backend.
 """
 
 from __future__ import annotations
@@ -108,6 +110,7 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
         "type filter hook prerouting priority raw;",
         (
             f"iifgroup {SHARD_GROUP} meta mark set {SHARD_GROUP} notrack",
+            "ip saddr 127.0.0.0/8 jump loopback",
             "ip daddr 127.0.0.0/8 jump loopback",
         ),
     ),

@@ -1,0 +1,101 @@
+"""What a container with NET_RAW and NET_ADMIN tries in its own namespace, against the host and
+its neighbours."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from tests.integration.network.netlab import SETTINGS, inside, request, with_networks
+from tests.support.machine import Machine
+
+from gantry.model.network import Sandbox
+from gantry.network.service import Networks
+from gantry.network.settings import NetworkSettings
+
+pytestmark = pytest.mark.integration
+
+BACKENDS = [
+    name
+    for name in ("nftables", "iptables-nft", "iptables-legacy")
+    if name == "nftables" or shutil.which(name)
+]
+
+
+@pytest.fixture(params=BACKENDS)
+def settings(request: pytest.FixtureRequest) -> NetworkSettings:
+    if request.param != "iptables-legacy":
+        request.getfixturevalue("needs_nftables")
+    return replace(SETTINGS, firewall_backend=str(request.param))
+
+
+def checksum(data: bytes) -> int:
+    data += bytes(len(data) % 2)
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def udp4(source: str, target: str, port: int, data: bytes) -> bytes:
+    """An IPv4 packet with whatever source address."""
+    body = struct.pack(">HHHH", 5555, port, 8 + len(data), 0) + data
+    ends = ip_address(source).packed + ip_address(target).packed
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, 17, 0) + ends
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + body
+
+
+def send_frames(sandbox: Sandbox, device: str, gateway: str, packets: Sequence[bytes]) -> None:
+    """Past the container's own routing and filters: as frames to the gateway's MAC address."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.bind((device, 0))
+            own = sock.getsockname()[4]
+            for packet in packets:
+                kind = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
+                sock.send(bytes.fromhex(gateway.replace(":", "")) + own + kind.to_bytes(2) + packet)
+
+    inside(sandbox.netns_fd, send)
+
+
+def mac_of(machine: Machine, device: str) -> str:
+    words = machine.host.run("ip", "-o", "link", "show", device).split()
+    return words[words.index("link/ether") + 1]
+
+
+def host_udp(machine: Machine, port: int, address: str = "0.0.0.0") -> socket.socket:
+    """A socket of the host's, for what is sent to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    def bind() -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.bind((address, port))
+        sock.settimeout(2)
+        return sock
+
+    return machine.host.call(bind)
+
+
+def test_nobody_passes_for_the_host_by_a_loopback_address(
+    machine: Machine, settings: NetworkSettings
+) -> None:
+    """Bridges have route_localnet, with which the kernel takes packets from 127.0.0.0/8."""
+
+    async def body(networks: Networks) -> None:
+        one = await networks.allocate(request("one"))
+        own = one.endpoints["bridge"].ip
+        packets = [
+            udp4(source, "172.17.0.1", 9999, source.encode())
+            for source in ("127.0.0.1", "127.0.0.2", "127.255.255.254", own)
+        ]
+        with host_udp(machine, 9999) as sock:
+            send_frames(one, "eth0", mac_of(machine, "docker0"), packets)
+            assert sock.recv(100).decode() == own
+
+    with_networks(machine, body, settings)
