@@ -112,16 +112,24 @@ def port_requests(
             requests.append(
                 PortRequest(proto, port, _hosts(host_ip, default_ip, ipv6), first, last)
             )
-    merged: dict[tuple[str, int, int, int], PortRequest] = {}
+    return sorted(_merged(requests), key=lambda r: (r.first == 0, r.first, r.proto, r.port))
+
+
+def _merged(requests: Iterable[PortRequest]) -> list[PortRequest]:
+    """The same port on several addresses is one choice of a host port, unless one address
+    includes the other: both cannot have the same."""
+    found: dict[tuple[str, int, int, int], list[PortRequest]] = {}
     for request in requests:
-        # The same port on several addresses is one choice of a host port.
-        key = (request.proto, request.port, request.first, request.last)
-        known = merged.get(key)
-        if known is not None and not set(known.hosts) & set(request.hosts):
-            merged[key] = replace(known, hosts=known.hosts + request.hosts)
-        elif known is None:
-            merged[key] = request
-    return sorted(merged.values(), key=lambda r: (r.first == 0, r.first, r.proto, r.port))
+        alike = found.setdefault((request.proto, request.port, request.first, request.last), [])
+        if any(set(request.hosts) <= set(known.hosts) for known in alike):
+            continue
+        for n, known in enumerate(alike):
+            if not any(_overlap(host, known.hosts) for host in request.hosts):
+                alike[n] = replace(known, hosts=known.hosts + request.hosts)
+                break
+        else:
+            alike.append(request)
+    return [request for alike in found.values() for request in alike]
 
 
 def _hosts(host_ip: str, default_ip: str, ipv6: bool) -> tuple[str, ...]:

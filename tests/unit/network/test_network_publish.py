@@ -33,6 +33,12 @@ def test_several_addresses_get_the_same_port() -> None:
     assert asked(bindings) == [PortRequest("tcp", 80, ("10.0.0.1", "::1", "10.0.0.2"))]
 
 
+def test_an_address_and_all_addresses_get_ports_of_their_own() -> None:
+    bindings = {"80/tcp": [("127.0.0.1", ""), ("", ""), ("127.0.0.2", "")]}
+    requests = port_requests(bindings, (), publish_all=False, default_ip="0.0.0.0", ipv6=True)
+    assert [r.hosts for r in requests] == [("127.0.0.1", "127.0.0.2"), ("0.0.0.0", "::")]
+
+
 def test_publish_all_takes_what_is_exposed() -> None:
     found = asked({"80/tcp": [("", "8080")]}, exposed=["80/tcp", "53/udp"], publish_all=True)
     assert [(r.proto, r.port, r.first) for r in found] == [("tcp", 80, 8080), ("udp", 53, 0)]
