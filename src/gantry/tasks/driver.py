@@ -116,8 +116,6 @@ class ShimTasks:
         finally:
             if netns is not None:
                 os.close(netns)
-            if not self._owner.closed:
-                self._owner.spawn(self._launcher.refill(), "refill")
 
     async def _start_once(
         self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]
@@ -125,6 +123,9 @@ class ShimTasks:
         if not self._launcher.generation:
             await self.warm()
         shim = await self._launcher.fork()
+        # The next one while the starter is at work: later the launcher has this init to reap.
+        if not self._owner.closed:
+            self._owner.spawn(self._launcher.refill(), "refill")
         task = self._connected(spec.container_id, shim.control)
         head = wire.task_to_wire(spec, str(self._folder / spec.container_id))
         head["attachments"] = [list(wants) for wants in attachments]
