@@ -10,7 +10,6 @@ controllers either: it is joined only where somebody looks for it (systemd, runc
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -206,7 +205,8 @@ class V1Cgroup:
         return files.table(folder, "memory.oom_control").get("oom_kill", 0) if folder else 0
 
     def destroy(self) -> None:
+        layout = self._layout
+        roots = {*layout.controllers.values(), layout.unified}
         for folder in dict.fromkeys(self._folders.values()):
-            if os.path.ismount(folder):  # never the root of a hierarchy
-                continue
-            files.remove(folder)
+            if folder.rstrip("/") not in roots:
+                files.remove(folder)

@@ -34,14 +34,14 @@ class ProcessStat(NamedTuple):
     start_time: int
 
 
-def read(path: str) -> str:
+def read(path: str, errors: str = "surrogateescape") -> str:
     """The text of a small file in /proc or /sys, in as few calls as can be."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = [os.read(fd, 65536)]
         while len(chunks[-1]):
             chunks.append(os.read(fd, 65536))
-        return b"".join(chunks).decode(errors="surrogateescape")
+        return b"".join(chunks).decode(errors=errors)
     finally:
         os.close(fd)
 
@@ -49,8 +49,7 @@ def read(path: str) -> str:
 def read_if_there(path: str) -> str:
     """A small file's text, "" when there is none; bytes that are no UTF-8 are replaced."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read(path, "replace")
     except OSError:
         return ""
 

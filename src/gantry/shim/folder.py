@@ -2,7 +2,7 @@
 
     shim.sock     the shim listens here, for a daemon that comes after the one that started it
     state.json    written before the container is made (what to clean up) and after (its pid)
-    exit.json     how init ended
+    exit.json     how init ended, where no daemon was there to be told
     error.log     a shim's last words, when it failed
     …             an external runtime's bundle
 

@@ -52,6 +52,8 @@ class Shim(Attendant):
         self._execs: dict[str, Running] = {}
         self._unseen: dict[str, ExitStatus] = {}
         self._paused = False
+        self._exit_kept = False
+        self._cleared = False
         io = ProcessIO(
             self._loop,
             spec.stdio,
@@ -172,10 +174,34 @@ class Shim(Attendant):
         self._peers.publish({"event": "exit", "exec": name, "exit": wire.exit_to_wire(status)})
         self._execs.pop(name, None)
         if not name:
-            self.folder.write_exit(status)
+            self._keep_exit()
             self._look_for_folder()
+            self._loop.later(0, self._clear)
         elif not self._peers:
             self._unseen[name] = status  # for the daemon that comes next
+
+    def _keep_exit(self) -> None:
+        """How init ended, for a daemon that finds us dead; one that is here has been told."""
+        ended = self._init.exit if self._init.told else None
+        if ended is not None and not (self._peers or self._exit_kept or self._deleted):
+            self._exit_kept = True
+            self.folder.write_exit(ended)
+
+    def _clear(self) -> None:
+        """Cgroup and the runtime's state, while the daemon does its part of the end."""
+        try:
+            self._remove_container()
+        except (GantryError, OSError, RuntimeFailed):
+            pass  # `delete` tries again, and tells
+
+    def _remove_container(self) -> None:
+        if not self._cleared:
+            self._backend.delete()
+            self._cleared = True
+
+    def _leave_when_done(self) -> None:
+        self._keep_exit()
+        super()._leave_when_done()
 
     # -- requests ---------------------------------------------------------------------
 
@@ -186,6 +212,10 @@ class Shim(Attendant):
             raise NotFound("process already finished")
         return process
 
+    def _refuse_ended(self) -> None:
+        if self._init.exit is not None:
+            raise Conflict(f"container {self.spec.container_id} is not running")
+
     def _attach(self, message: Message) -> worker.Result:
         wants = wire.attachments_from_wire([message.head.get("wants")])[0]
         ours, theirs = socket.socketpair()
@@ -195,8 +225,7 @@ class Shim(Attendant):
     def _exec(self, message: Message) -> worker.Result:
         spec = wire.exec_from_wire(message)
         wanted = wire.attachments_from_wire(message.head.get("attachments", []))
-        if self._init.exit is not None:
-            raise Conflict(f"container {self.spec.container_id} is not running")
+        self._refuse_ended()
         if spec.exec_id in self._execs:
             raise Conflict(f"exec {spec.exec_id} is already running")
         child, ours = pipes.make(spec.stdio)
@@ -283,12 +312,15 @@ class Shim(Attendant):
         return {}, b"", []
 
     def _pids(self, _message: Message) -> worker.Result:
+        self._refuse_ended()
+
         def work() -> worker.Result:
             return {"pids": list(self._backend.pids())}, b"", ()
 
         return {"pids": self._work(work).head.get("pids")}, b"", []
 
     def _stats(self, _message: Message) -> worker.Result:
+        self._refuse_ended()
         return {}, self._work(lambda: ({}, self._backend.stats(), ())).body, []
 
     def _flush(self, _message: Message) -> worker.Result:
@@ -313,7 +345,7 @@ class Shim(Attendant):
     def _delete(self, _message: Message) -> worker.Result:
         if self._init.exit is None:
             raise Conflict(f"container {self.spec.container_id} is running")
-        self._backend.delete()
+        self._remove_container()
         self._peers.stop_listening()
         self.folder.remove()
         self._deleted = True

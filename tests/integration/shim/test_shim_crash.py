@@ -240,10 +240,10 @@ def test_a_shim_that_died_while_no_daemon_was_there(own: ShimWorld) -> None:
         ended, _ = await tasks.start(own.spec("sh", "-c", "exit 4"), None)
         await ended.wait()
         kept = own.exec_root / "tasks" / ended.container_id / "exit.json"
-        while not kept.exists():  # written right after it was reported
-            await asyncio.sleep(0.001)
         shims = [own.shim_of(killed), own.shim_of(ended)]
         await tasks.aclose()
+        while not kept.exists():  # written when nobody is there any more
+            await asyncio.sleep(0.001)
         for pid in shims:
             os.kill(pid, signal.SIGKILL)
         async with own.open() as later:
