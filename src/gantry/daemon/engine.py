@@ -147,6 +147,7 @@ class Engine:
 
         tasks = supervisor(settings, options.text("containerd-namespace"))
         undo.push_async_callback(tasks.aclose)
+        roots.raise_file_limit()  # not what containers inherit: that is noted in `tasks`
         # The launcher takes a while to import what it needs: it does so beside us.
         async with asyncio.TaskGroup() as starting:
             starting.create_task(tasks.warm())

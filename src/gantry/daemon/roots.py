@@ -1,4 +1,4 @@
-"""The daemon's own files: both roots with their locks, and the pid file.
+"""The daemon's own files: both roots with their locks, the pid file, and how many may be open.
 
 Two daemons on one root would destroy each other's containers, so each root is locked
 (flock(2), which goes with the process however it ends) before anything in it is read.
@@ -9,8 +9,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 
 from gantry.model.errors import Conflict, System
+
+
+def raise_file_limit() -> None:
+    """As many open files as we may have. The usual 1024 are for programs that use select(2); a
+    published port, a sandbox and a client are a file each. Go does the same for dockerd."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def prepare(path: str, mode: int) -> None:

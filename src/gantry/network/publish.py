@@ -15,6 +15,7 @@ import ctypes
 import errno
 import logging
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 _SO_ATTACH_FILTER = 26
 _IPPROTO_SCTP = 132
 _ATTEMPTS = 10
+_OTHER_FILES = 512  # that the daemon may open stay free when ports are held
 _ANY4, _ANY6 = "0.0.0.0", "::"
 # One instruction of classic BPF, "return 0": drop all.
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0), 8)
@@ -199,14 +201,23 @@ class HostPorts:
             raise
         return held
 
-    def hold(self, held: Iterable[Held]) -> None:
+    def hold(self, held: Sequence[Held]) -> None:
         """Bind the sockets of reserved ports. A port that somebody was quicker to take stays
-        translated; it is logged."""
-        for one in held if self._hold else ():
+        translated; it is logged. So do all that are left when few files may still be opened:
+        the daemon needs some for other things."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES
+        for n, one in enumerate(held if self._hold else ()):
             try:
-                one.sockets.extend(self._bind(one.proto, one.host_port, one.hosts))
+                sockets = self._bind(one.proto, one.host_port, one.hosts)
             except System as error:
                 _log.error("%s", error)
+                continue
+            if any(sock.fileno() >= most for sock in sockets):
+                for sock in sockets:
+                    sock.close()
+                _log.warning("too many open files: only %d of %d ports are held", n, len(held))
+                return
+            one.sockets.extend(sockets)
 
     def acquire(self, requests: Sequence[PortRequest]) -> list[Held]:
         """All of `requests`, or none: System with Docker's text when one is not to be had."""

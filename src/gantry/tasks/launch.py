@@ -9,6 +9,7 @@ launcher is standard library and gantry, and gantry's folder is told to it.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -67,10 +68,18 @@ class Interpreter:
         """Forget the copy; processes that run from it keep it."""
         os.close(self._fd)
 
-    def launch(self, scratch: str, module: str = SHIMS, *, timeout: float = 20.0) -> Launched:
+    def launch(
+        self,
+        scratch: str,
+        module: str = SHIMS,
+        *,
+        files: tuple[int, int] | None = None,
+        timeout: float = 20.0,
+    ) -> Launched:
         """Start a launcher and wait till it is warm. scratch: a folder that it may make.
 
-        module: whose launcher. System: it did not start, and why.
+        module: whose launcher. files: its limits of open files (soft, hard), None for those
+        of this process. System: it did not start, and why.
         """
         ours, theirs = socket.socketpair()
         source = str(Path(gantry.__file__).parent.parent)
@@ -93,6 +102,8 @@ class Interpreter:
                 env=self._environment(),
                 start_new_session=True,
             )
+            if files is not None:  # it forks nothing before it is warm
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, files)
             theirs.close()
             ours.settimeout(timeout)
             said_ready = _ready(ours)

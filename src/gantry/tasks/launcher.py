@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,12 +38,16 @@ class NewShim(NamedTuple):
 
 class Launcher:
     """python: the interpreter it runs on, None for ours. scratch: a folder for its rehearsal,
-    which it makes and removes. module: what it forks. generation: launchers so far."""
+    which it makes and removes. module: what it forks. generation: launchers so far.
+
+    It and what it forks may open as many files as this process when the `Launcher` was made:
+    what the daemon raises for itself later is not for containers."""
 
     def __init__(self, python: str | None, scratch: str, module: str = SHIMS) -> None:
         self._scratch = scratch
         self._module = module
         self._python = python
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._interpreter: Interpreter | None = None
         self._launched: Launched | None = None
         self._starting = asyncio.Lock()
@@ -152,7 +157,7 @@ class Launcher:
     def _launch(self) -> Launched:
         if self._interpreter is None:
             self._interpreter = Interpreter(self._python)
-        return self._interpreter.launch(self._scratch, self._module)
+        return self._interpreter.launch(self._scratch, self._module, files=self._files)
 
     def _readable(self, launched: Launched) -> None:
         try:

@@ -300,3 +300,30 @@ def test_containers_live_without_what_only_registries_need() -> None:
         assert "/httptools/" in maps  # the files of modules written in C are seen here
         for module in ("aiohttp", "multidict", "yarl"):
             assert f"/{module}/" not in maps
+
+
+class Frugal(Engine):
+    """Started where a program may open few files, as login shells start them."""
+
+    soft = 1024
+
+    def argv(self) -> list[str]:
+        return ["prlimit", f"--nofile={self.soft}:", *super().argv()]
+
+
+def test_published_ports_do_not_use_up_the_files() -> None:
+    """The daemon takes as many as it may; a container gets what the daemon was given."""
+    bindings: Json = {f"{n}/tcp": [{"HostPort": str(n)}] for n in range(20000, 21200)}
+    with Frugal("gantry") as found:
+        found.add_image()
+        with found.api() as api:
+            one = make(api, "sh", "-c", "ulimit -Sn; sleep 1000", PortBindings=bindings)
+            eventually(
+                lambda: len(os.listdir(f"/proc/{found.pid}/fd")) > 1200, "the ports are held"
+            )
+            said = api.get(f"/containers/{one}/logs", {"stdout": 1}).expect(200)
+            assert b"1024" in said.body
+        found.kill()
+        found.start()
+        with found.api() as api:
+            assert state(api, one)["Running"]
