@@ -32,7 +32,9 @@ class Question:
 
 
 def question(message: bytes) -> Question | None:
-    """The (first) question of a query; None when the message is none that we can read."""
+    """The (first) question of a query; None when the message is none that we can read. Nor do
+    we read names with dots or control characters in a label: written down, they would be other
+    names than they are."""
     if len(message) < 17 or message[2] & 0x80 or message[2] & 0x78 or message[4:6] == b"\0\0":
         return None
     at = 12
@@ -41,7 +43,10 @@ def question(message: bytes) -> Question | None:
         while length := message[at]:
             if length > 63:
                 return None
-            labels.append(message[at + 1 : at + 1 + length].decode("ascii"))
+            label = message[at + 1 : at + 1 + length].decode("ascii")
+            if "." in label or not label.isprintable():
+                return None
+            labels.append(label)
             at += 1 + length
         kind, cls = struct.unpack_from(">HH", message, at + 1)
     except (IndexError, UnicodeDecodeError, struct.error):

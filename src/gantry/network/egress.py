@@ -2,10 +2,14 @@
 
 A network's option or a container's annotation `gantry.egress.allow=pypi.org,10.0.0.0/8`
 names DNS names (`*.example.org` for all below one) and addresses. Where both speak, both
-must allow. The embedded DNS server resolves only allowed names, and whatever addresses it
+must allow. The embedded DNS server resolves only allowed names, and what addresses it
 answers are let through for as long as the answer is valid; all else is refused (the
 program gets "permission denied" or an unreachable host at once, no silence) and written
 to the audit log.
+
+Whoever answers for a name (which is anybody, below some `*.names`) must not choose what of
+the inside is reached: an answer opens no loopback, link-local or multicast address, and
+never this host itself. Those have to be allowed as addresses.
 
 The rules are a table of their own, made with the first policy, whatever backend filters
 the rest. Policies go by source address; a bridge table sees to it that a restricted
@@ -20,7 +24,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
 from gantry.model.errors import InvalidParameter, NotImplementedHere
@@ -33,7 +37,8 @@ _log = logging.getLogger(__name__)
 OPTION = "gantry.egress.allow"
 _LONGEST = 86400  # and at most
 _RATE, _BURST = 50.0, 100.0  # refusals a second in the audit log, as of packets (`_script`)
-_LEARNED = 4096
+_SETS = ("restricted", "allowed", "learned")
+_LEARNED = 4096  # addresses of a container that answers opened: beyond, the oldest is shut
 _SHORTEST = 60  # seconds that an answer counts at least: programs keep addresses a little
 
 Net: TypeAlias = IPv4Network | IPv6Network
@@ -72,6 +77,13 @@ class Layer:
 
     def names_it(self, name: str) -> bool:
         return name in self.names or name.endswith(self.below)
+
+    def asks_for(self, name: str) -> bool:
+        """Whether the name may be resolved. A list of addresses alone says nothing of names:
+        some of a name's addresses might be among them. An empty list allows nothing."""
+        if self.names or self.below:
+            return self.names_it(name)
+        return bool(self.networks)
 
     def contains(self, address: str) -> bool:
         value = ip_address(address)
@@ -124,18 +136,19 @@ class Restriction:
     refused_at: float = 0.0
 
     def allows_name(self, name: str) -> bool:
-        """Whether it may be asked of others. A list of addresses alone says nothing of names:
-        some of a name's addresses might be allowed."""
-        return bool(name) and all(
-            layer.names_it(name) or not (layer.names or layer.below) for layer in self.layers
-        )
+        """Whether it may be asked of others."""
+        return bool(name) and all(layer.asks_for(name) for layer in self.layers)
 
     async def learned(self, name: str, answer: bytes) -> None:
         """Let the addresses in an answer through before the container sees it."""
         for record in dnswire.records(answer):
             if record.type not in (dnswire.A, dnswire.AAAA) or not record.text:
                 continue
-            if all(layer.names_it(name) or layer.contains(record.text) for layer in self.layers):
+            named = _outside(record.text)
+            if all(
+                layer.contains(record.text) or (named and layer.names_it(name))
+                for layer in self.layers
+            ):
                 self.owner.admit(self, record.text, min(max(record.ttl, _SHORTEST), _LONGEST))
 
     def refused_name(self, name: str) -> None:
@@ -147,11 +160,18 @@ class Restriction:
             self.tokens -= 1
             self.owner.audit.write(self.networks, container=self.container, kind="dns", name=name)
 
-    def forget(self, now: float) -> None:
-        """What was learned and is over."""
-        over = [key for key, until in self.learned_until.items() if until <= now]
-        for key in over:
+    def crowded_out(self, now: float) -> list[Element]:
+        """What was learned first, as far as it is too much; what is over is just forgotten."""
+        if len(self.learned_until) <= _LEARNED:
+            return []
+        for key in [key for key, until in self.learned_until.items() if until <= now]:
             del self.learned_until[key]
+        gone: list[Element] = []
+        while len(self.learned_until) > _LEARNED:
+            source, address = next(iter(self.learned_until))
+            del self.learned_until[source, address]
+            gone.append(_learned(source, address))
+        return gone
 
 
 class Egress:
@@ -201,7 +221,7 @@ class Egress:
         if gone is None or self._elements is None or self._guard is None:
             return
         learned = [
-            _allowed(source, ip_network(address))
+            _learned(source, address)
             for (source, address), until in gone.learned_until.items()
             if until > time.monotonic()
         ]
@@ -213,22 +233,22 @@ class Egress:
         assert self._elements is not None
         now = time.monotonic()
         add: list[Element] = []
-        renew: list[Element] = []
+        gone: list[Element] = []
         for source in restriction.sources:
             if (":" in source) != (":" in address):
                 continue
             until = restriction.learned_until.get((source, address), 0.0)
             if until >= now + seconds / 2:
                 continue  # long enough yet
-            element = _allowed(source, ip_network(address), seconds)
+            element = _learned(source, address, seconds)
             add.append(element)
             if until > now:
-                renew.append(element)
-            if len(restriction.learned_until) >= _LEARNED:
-                restriction.forget(now)
+                gone.append(element)
+            restriction.learned_until.pop((source, address), None)
             restriction.learned_until[source, address] = now + seconds
+        gone += restriction.crowded_out(now)
         if add:
-            self._elements.change(add=add, remove=renew, strict=False)
+            self._elements.change(add=add, remove=gone, strict=False)
 
     def settle(self) -> None:
         """Forget what an earlier daemon left, if there is anything."""
@@ -237,7 +257,11 @@ class Egress:
         self._start()
         assert self._elements is not None and self._guard is not None
         for elements, names, field_of in (
-            (self._elements, ("restricted4", "restricted6", "allowed4", "allowed6"), "elements"),
+            (
+                self._elements,
+                tuple(f"{name}{version}" for name in _SETS for version in (4, 6)),
+                "elements",
+            ),
             (self._guard, ("guarded", "guard4", "guard6"), "guards"),
         ):
             wanted = {
@@ -295,13 +319,27 @@ def _exists(table: str) -> bool:
         elements.close()
 
 
-def _allowed(source: str, network: Net, timeout: float = 0) -> Element:
+def _allowed(source: str, network: Net) -> Element:
     head = ip_field(source)
     return Element(
         f"allowed{network.version}",
         head + network[0].packed,
         key_end=head + network[-1].packed,
-        timeout=timeout,
+    )
+
+
+def _learned(source: str, address: str, timeout: float = 0) -> Element:
+    version = "6" if ":" in address else "4"
+    return Element(f"learned{version}", ip_field(source) + ip_field(address), timeout=timeout)
+
+
+def _outside(address: str) -> bool:
+    """Whether a name may stand for it: nothing that has a meaning only on this host or link."""
+    value = ip_address(address)
+    if isinstance(value, IPv6Address):
+        value = value.ipv4_mapped or value.sixtofour or value
+    return not (
+        value.is_loopback or value.is_link_local or value.is_multicast or value.is_unspecified
     )
 
 
@@ -312,6 +350,7 @@ def _script(table: str, group: int) -> str:
             f"add set inet {table} restricted{version} {{type {kind};}}",
             f"add set inet {table} allowed{version}"
             f" {{type {kind} . {kind}; flags interval,timeout;}}",
+            f"add set inet {table} learned{version} {{type {kind} . {kind}; flags timeout;}}",
             f"add set bridge {table} guard{version} {{type ifname . {kind};}}",
         ]
     lines.append(f"add set inet {table} same {{type ifname . ifname;}}")
@@ -321,28 +360,39 @@ def _script(table: str, group: int) -> str:
         "input": "{type filter hook input priority -1;}",
         "check4": "",
         "check6": "",
+        "host4": "",
+        "host6": "",
+        "refuse": "",
     }
     for name, hook in chains.items():
         lines += [f"add chain inet {table} {name} {hook}", f"flush chain inet {table} {name}"]
-    for name in ("forward", "input"):
+    for name, check in (("forward", "check"), ("input", "host")):
         lines += [
             f"add rule inet {table} {name} ct state established,related accept",
-            f"add rule inet {table} {name} ip saddr @restricted4 jump check4",
-            f"add rule inet {table} {name} ip6 saddr @restricted6 jump check6",
+            f"add rule inet {table} {name} ip saddr @restricted4 jump {check}4",
+            f"add rule inet {table} {name} ip6 saddr @restricted6 jump {check}6",
         ]
     for version, family in (("4", "ip"), ("6", "ip6")):
+        ends = f"{family} saddr . {family} daddr"
         head = f"add rule inet {table} check{version}"
+        lines += [
+            f"{head} iifname . oifname @same return",
+            f"{head} {ends} @allowed{version} return",
+            f"{head} {ends} @learned{version} return",
+            f"{head} goto refuse",
+        ]
+        head = f"add rule inet {table} host{version}"
         if version == "6":
             lines.append(
                 f"{head} icmpv6 type {{nd-neighbor-solicit, nd-neighbor-advert,"
                 " nd-router-solicit} accept"
             )
-        lines += [
-            f"{head} iifname . oifname @same return",
-            f"{head} {family} saddr . {family} daddr @allowed{version} return",
-            f"{head} limit rate 50/second burst 100 packets log group {group}",
-            f"{head} reject with icmpx type admin-prohibited",
-        ]
+        lines += [f"{head} {ends} @allowed{version} return", f"{head} goto refuse"]
+    head = f"add rule inet {table} refuse"
+    lines += [
+        f"{head} limit rate 50/second burst 100 packets log group {group}",
+        f"{head} reject with icmpx type admin-prohibited",
+    ]
     lines += [
         f"add chain bridge {table} prerouting {{type filter hook prerouting priority -300;}}",
         f"flush chain bridge {table} prerouting",
@@ -357,8 +407,8 @@ def _script(table: str, group: int) -> str:
         f"add chain bridge {table} input {{type filter hook input priority -300;}}",
         f"flush chain bridge {table} input",
     ]
-    # To this host itself: a link-local address is no source that `restricted6` would know.
-    head = f"add rule bridge {table} input iifname @guarded ip6 saddr fe80::/10"
+    # To this host itself: these are no sources that `restricted6` would know.
+    head = f"add rule bridge {table} input iifname @guarded ip6 saddr {{::, fe80::/10}}"
     lines += [
         f"{head} icmpv6 type {{nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit,"
         " mld-listener-report, mld2-listener-report} accept",

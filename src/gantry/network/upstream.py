@@ -3,11 +3,15 @@
 A socket a question, with a port of the kernel's choice and an identity of ours, so that
 nobody can guess where an answer would be believed. Rules are moby's (libnetwork/resolver.go):
 at most three servers, four seconds each; one that fails or refuses is passed over.
+
+Each question under way is an open file. One sandbox has a share of them so small (`dns`) that
+a few cannot keep all others from asking.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,7 +21,7 @@ from gantry.network.resolution import EMBEDDED_DNS, Upstream
 
 SERVERS = 3
 TIMEOUT = 4.0
-CONCURRENT = 1024
+CONCURRENT = 16384
 
 MakeSocket = Callable[[Upstream, socket.SocketKind], Awaitable[socket.socket]]
 """A socket in the namespace that the server is asked from, non-blocking, unconnected."""
@@ -29,7 +33,8 @@ class Forwarder:
     def __init__(self, *, timeout: float = TIMEOUT, port: int = 53) -> None:
         self._timeout = timeout
         self._port = port
-        self._slots = asyncio.Semaphore(CONCURRENT)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._slots = asyncio.Semaphore(min(CONCURRENT, files // 2))
 
     async def forward(
         self, query: bytes, servers: Sequence[Upstream], make: MakeSocket, *, tcp: bool

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 import dnslib
@@ -55,10 +56,12 @@ async def resolve(
 
 
 class LanServer:
-    """A DNS server on the LAN host that knows example.org, over UDP and TCP."""
+    """A DNS server on the LAN host that knows example.org, over UDP and TCP. zone: names, with
+    their last dot, and their records; none for a name that it does not answer to at all."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, zone: Mapping[str, str] | None = None) -> None:
         self.machine = machine
+        self.zone = {"example.org.": "example.org 60 A 203.0.113.5", **(zone or {})}
         self.asked: list[tuple[str, str]] = []
         self.udp = machine.lan.call(lambda: socket.socket(type=socket.SOCK_DGRAM))
         self.tcp = machine.lan.call(lambda: socket.socket(type=socket.SOCK_STREAM))
@@ -85,8 +88,11 @@ class LanServer:
         query = dnslib.DNSRecord.parse(data)
         self.asked.append((str(query.q.qname), peer))
         reply = query.reply()
-        if str(query.q.qname) == "example.org.":
-            reply.add_answer(*dnslib.RR.fromZone("example.org 60 A 203.0.113.5"))
+        known = self.zone.get(str(query.q.qname))
+        if known == "":
+            return b""
+        if known is not None:
+            reply.add_answer(*dnslib.RR.fromZone(known))
         else:
             reply.header.rcode = dnslib.RCODE.NXDOMAIN
         return bytes(reply.pack())
@@ -96,7 +102,9 @@ class LanServer:
             data, peer = self.udp.recvfrom(4096)
             if not data:
                 return
-            self.udp.sendto(self._answer(data, peer[0]), peer)
+            answer = self._answer(data, peer[0])
+            if answer:
+                self.udp.sendto(answer, peer)
 
     def _tcp(self) -> None:
         while True:

@@ -137,6 +137,8 @@ def odd_queries() -> dict[str, bytes]:
         + name + b"\0\1\0\1",
         "another operation": head[:2] + b"\x11" + head[3:] + name + b"\0\1\0\1",
         "a pointer": head + b"\x06secret\xc0\x16" + b"\0\1\0\1" + b"\x07example\x03com\0",
+        "a dot that separates nothing": head + b"\x0dx.example.org\x00\0\1\0\1",
+        "control characters": head + b"\x05\x1b[31m\x07example\x03org\0\0\1\0\1",
         "a name cut short": head + b"\x3fsecret.example.com",
     }  # fmt: skip
 
@@ -161,6 +163,67 @@ def test_what_is_not_understood_is_not_passed_on(lan: Machine, tmp_path: Path, k
             answer = await loop.run_in_executor(None, lambda: inside(one.netns_fd, ask_raw))
             assert answer[3] & 0x0F == 5, "REFUSED"
             assert await resolve(one, "example.com") == ["REFUSED"]
+            assert server.asked == []
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [LAN_ADDRESS, HOST_ADDRESS, "172.18.0.1", "127.0.0.1", "169.254.169.254", "::1", "fe80::1"],
+)
+def test_an_answer_does_not_open_the_inside(lan: Machine, tmp_path: Path, answer: str) -> None:
+    """Who answers for a name below *.org may be anybody."""
+    lan.lan.run("ip", "addr", "add", "169.254.169.254/32", "dev", "lo")
+    lan.host.run("ip", "route", "add", "169.254.169.254/32", "via", LAN_ADDRESS)
+    (tmp_path / "resolv.conf").write_text(f"nameserver {LAN_ADDRESS}\n")
+    kind = "AAAA" if ":" in answer else "A"
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "EnableIPv6": True, "Options": {OPTION: "*.org"}})
+        one = await networks.allocate(request("one", mode="shut"))
+        with (
+            LanServer(lan, {"inside.org.": f"inside.org 60 {kind} {answer}"}),
+            open(lan.lan.path) as namespace,
+            tcp_server(namespace.fileno(), 80),
+            open(lan.host.path) as host,
+            tcp_server(host.fileno(), 80),
+        ):
+            assert await resolve(one, "inside.org", kind) == [answer]
+            reached = await try_tcp(one.netns_fd, answer)
+            assert (reached == "") is (answer == LAN_ADDRESS)
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_what_answers_open_is_limited(lan: Machine, tmp_path: Path) -> None:
+    """Or a container that has a name below a `*.name` fills the kernel's memory."""
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: "*.org"}})
+        one = await networks.allocate(request("one", mode="shut"))
+        zone = {
+            f"n{n}.org.": "\n".join(f"n{n}.org 9999 A 10.{n}.{i >> 8}.{i & 255}" for i in range(25))
+            for n in range(200)
+        }
+        with LanServer(lan, zone):
+            for n in range(200):
+                assert len(await resolve(one, f"n{n}.org")) == 25
+        shown = lan.host.run("nft", "list", "set", "inet", "gantry-egress", "learned4")
+        assert shown.count("expires") == 4096
+        assert "10.199.0.24" in shown
+
+    with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_nothing_allowed_is_no_name_allowed(lan: Machine, tmp_path: Path) -> None:
+    """Names carry data out, too."""
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "shut", "Options": {OPTION: ""}})
+        one = await networks.allocate(request("one", mode="shut"))
+        with LanServer(lan) as server:
+            assert await resolve(one, "example.org") == ["REFUSED"]
             assert server.asked == []
 
     with_networks(lan, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))

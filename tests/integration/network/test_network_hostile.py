@@ -3,18 +3,22 @@ its neighbours."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from tests.integration.network.netlab import SETTINGS, inside, request, with_networks
-from tests.support.machine import Machine
+from tests.integration.network.test_network_dns import LanServer, resolve
+from tests.support.machine import LAN_ADDRESS, Machine
 
 from gantry.model.network import Sandbox
+from gantry.network import dnswire
 from gantry.network.service import Networks
 from gantry.network.settings import NetworkSettings
 
@@ -99,3 +103,28 @@ def test_nobody_passes_for_the_host_by_a_loopback_address(
             assert sock.recv(100).decode() == own
 
     with_networks(machine, body, settings)
+
+
+def test_a_few_cannot_keep_all_from_asking(machine: Machine, tmp_path: Path) -> None:
+    """Each keeps as many questions waiting as it may, for names that nobody answers to."""
+    (tmp_path / "resolv.conf").write_text(f"nameserver {LAN_ADDRESS}\n")
+
+    def ask() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for n in range(400):
+                sock.sendto(dnswire.query("hole.org", dnswire.A, n), ("127.0.0.11", 53))
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "back"})
+        good = await networks.allocate(request("good", mode="back"))
+        bad = [await networks.allocate(request(f"bad{n}", mode="back")) for n in range(8)]
+        loop = asyncio.get_running_loop()
+        with LanServer(machine, {"hole.org.": ""}) as server:
+            for one in bad:
+                await loop.run_in_executor(None, inside, one.netns_fd, ask)
+            async with asyncio.timeout(5):
+                while len(server.asked) < 1500:
+                    await asyncio.sleep(0.01)
+            assert await resolve(good, "example.org") == ["203.0.113.5"]
+
+    with_networks(machine, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
