@@ -157,3 +157,19 @@ def test_bad_user(runtime: Runtime, running: str) -> None:
     result = runtime("exec", "-u", "nobody", running, "true")
     assert result.code == 255
     assert "bad uid" in result.err or "parsing" in result.err
+
+
+@pytest.mark.parametrize("word", ["NONE", "=x"])
+def test_an_environment_variable_that_is_none(runtime: Runtime, running: str, word: str) -> None:
+    if word == "=x" and runtime.name == "runc":
+        pytest.skip("runc 1.1 takes it")
+    result = runtime("exec", "-e", word, running, "true")
+    assert result.code == 255
+    assert "unable to start container process: invalid environment variable" in result.err
+
+
+def test_an_unknown_capability_is_told(runtime: Runtime, running: str) -> None:
+    result = runtime("exec", "--cap", "CAP_NONE", running, "true")
+    assert result.code == 0, result.err
+    assert "level=warning" in result.err
+    assert "ignoring unknown or unavailable capabilities: [CAP_NONE]" in result.err

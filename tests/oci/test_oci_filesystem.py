@@ -263,3 +263,6 @@ def test_a_root_that_is_none(runtime: Runtime, bundle: Bundle, path: str) -> Non
     result = runtime.run(bundle)
     assert result.code == 1
     assert result.err.strip()
+    if path == "missing":
+        where = f"{bundle.rootfs}/missing: no such file or directory"
+        assert f"invalid rootfs: stat {where}" in result.err

@@ -64,6 +64,17 @@ def test_start_twice(runtime: Runtime, bundle: Bundle) -> None:
     assert "cannot start an already running container" in result.err
 
 
+def test_start_of_a_paused_one(runtime: Runtime, bundle: Bundle) -> None:
+    name = runtime.create(bundle.args("sleep", "1000"))
+    assert runtime("pause", name).code == 0
+    result = runtime("start", name)
+    assert result.code == 1
+    assert "cannot start a container in the paused state" in result.err
+    result = runtime("pause", name)
+    assert result.code == 1
+    assert 'msg="container not running"' in result.err
+
+
 def test_start_of_a_stopped_one(runtime: Runtime, bundle: Bundle) -> None:
     name = runtime.create(bundle)
     os.kill(runtime.pid(name), signal.SIGKILL)
@@ -127,6 +138,14 @@ def _has_lines(path: Path, count: int) -> bool:
 
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", ["-1", "999"])
+def test_signals_that_are_none(runtime: Runtime, bundle: Bundle, number: str) -> None:
+    name = runtime.detached(bundle.args("sleep", "1000"))
+    result = runtime("kill", name, number)
+    assert result.code == 1
+    assert "unable to signal init: invalid argument" in result.err
 
 
 def test_kill_of_a_stopped_one(runtime: Runtime, bundle: Bundle) -> None:
@@ -207,6 +226,28 @@ def test_signals_are_passed_on_in_the_foreground(runtime: Runtime, bundle: Bundl
     wait_for((bundle.rootfs / "ready").exists)
     process.terminate()
     assert process.wait(10) == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nonesuch"], 3, "No help topic for 'nonesuch'"),
+        (["state"], 1, '"state" requires exactly 1 argument(s)'),
+        (["kill", "a", "9", "9"], 1, '"kill" requires a maximum of 2 argument(s)'),
+        (["list", "--nonesuch"], 1, "flag provided but not defined: -nonesuch"),
+        (["--log", "/none/such", "list"], 1, "open /none/such: no such file or directory"),
+    ],
+)
+def test_mistakes(runtime: Runtime, words: list[str], code: int, said: str) -> None:
+    result = runtime(*words)
+    assert result.code == code
+    assert said in result.err.replace('\\"', '"')
+    if "requires" in said:
+        assert result.out.startswith("Incorrect Usage.\n\n")
+    elif "flag" in said:
+        assert result.out.startswith(f"Incorrect Usage: {said}\n\n")
+    if "flag" in said or "requires" in said:
+        assert "USAGE:\n" in result.out
 
 
 def test_log_in_json(runtime: Runtime, tmp_path: Path) -> None:

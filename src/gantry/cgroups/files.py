@@ -17,8 +17,8 @@ def write(folder: str, name: str, value: str) -> None:
     try:
         os.write(fd, value.encode())
     except OSError as error:
-        text = f'write "{value}": {os.strerror(error.errno or 0).lower()}'
-        raise OSError(error.errno, text, path)
+        text = f'failed to write "{value}": write {path}: '
+        raise OSError(error.errno, text + os.strerror(error.errno or 0).lower())
     finally:
         os.close(fd)
 

@@ -206,8 +206,10 @@ class Container:
             status = self.status()
             if status == "stopped":
                 raise RuntimeFailure("cannot start a container that has stopped")
+            if status == "paused":
+                raise RuntimeFailure("cannot start a container in the paused state")
             if status != "created":
-                raise RuntimeFailure(f"cannot start an already running container: {status}")
+                raise RuntimeFailure("cannot start an already running container")
             fifo = f"{self.folder}/{state.FIFO}"
             try:
                 fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -302,7 +304,8 @@ class Container:
         except ProcessLookupError:
             raise RuntimeFailure("container not running")
         except OSError as error:
-            raise RuntimeFailure(describe(error))
+            text = os.strerror(error.errno or 0).lower()
+            raise RuntimeFailure(f"unable to signal init: {text}")
         finally:
             os.close(pidfd)
 
@@ -337,7 +340,7 @@ class Container:
     def pause(self) -> None:
         """Freeze every process."""
         if self.status() not in ("running", "created"):
-            raise RuntimeFailure(f"container not running: {self.status()}")
+            raise RuntimeFailure("container not running")
         self._do(self._cgroup.freeze)
 
     def resume(self) -> None:

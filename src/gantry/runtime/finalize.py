@@ -44,6 +44,9 @@ def enter_process(process: ProcessPlan, channel: Channel, keep: tuple[int, ...] 
     identity.become_user(who)
     if not there:
         _chdir(process.cwd, early=False)
+    if who.unknown:
+        names = " ".join(who.unknown)
+        channel.log("warning", f"ignoring unknown or unavailable capabilities: [{names}]")
     for name in identity.apply_capabilities(who):
         channel.log("warning", f"can't raise ambient capability {name}: operation not permitted")
     os.umask(who.umask)
@@ -118,7 +121,13 @@ def environment(process: ProcessPlan) -> list[bytes]:
     found: dict[bytes, bytes] = {}
     for word in process.env:
         raw = os.fsencode(word)
-        key, _, _ = raw.partition(b"=")
+        key, equals, _ = raw.partition(b"=")
+        if not equals:
+            raise RuntimeFailure("invalid environment variable: missing '='")
+        if not key:
+            raise RuntimeFailure("invalid environment variable: name cannot be empty")
+        if b"\0" in raw:
+            raise RuntimeFailure(f'invalid environment variable "{os.fsdecode(key)}": contains nul')
         found[key] = raw  # a name given twice: the last one counts, as in runc
     if not found.get(b"HOME", b"").removeprefix(b"HOME="):
         found[b"HOME"] = b"HOME=" + home_of(process.identity.uid)

@@ -34,7 +34,8 @@ class Identity(Record):
     """A process's rights, as numbers: nothing is looked up after the fork.
 
     Capability fields are bit sets; `keep` says whether there is a capabilities block at
-    all (without one the process keeps what it has).
+    all (without one the process keeps what it has). unknown: capabilities that this kernel
+    has not, passed over with a warning (runtime-spec: it MUST be logged).
     """
 
     uid: int
@@ -50,6 +51,7 @@ class Identity(Record):
     ambient: int
     no_new_privs: bool
     last_capability: int
+    unknown: tuple[str, ...] = ()
     set_groups: bool = True
 
 
@@ -59,7 +61,7 @@ def limits(rlimits: tuple[Rlimit, ...]) -> tuple[tuple[int, int, int], ...]:
     for limit in rlimits:
         number = RLIMITS.get(limit.type)
         if number is None:
-            raise RuntimeFailure(f"invalid rlimit type: {limit.type}")
+            raise RuntimeFailure(f"wrong rlimit value: {limit.type}")
         if number in found:
             raise RuntimeFailure(f"process.rlimits: {limit.type} is given twice")
         soft = -1 if limit.soft >= 2**63 else limit.soft
@@ -75,10 +77,11 @@ def of_process(process: Process, *, set_groups: bool = True) -> Identity:
     """
     caps = process.capabilities
     sets = {"bounding": 0, "effective": 0, "permitted": 0, "inheritable": 0, "ambient": 0}
+    unknown: set[str] = set()
     if caps is not None:
         for name in sets:
-            # Unknown names are passed over with a warning, as runc does (runtime-spec).
-            sets[name], _ = capabilities.bits(getattr(caps, name))
+            sets[name], others = capabilities.bits(getattr(caps, name))
+            unknown.update(others)
     user = process.user
     return Identity(
         uid=user.uid,
@@ -89,6 +92,7 @@ def of_process(process: Process, *, set_groups: bool = True) -> Identity:
         keep=caps is not None,
         no_new_privs=process.no_new_privileges,
         last_capability=capabilities.last(),
+        unknown=tuple(sorted(unknown)),
         set_groups=set_groups,
         bounding=sets["bounding"],
         effective=sets["effective"],

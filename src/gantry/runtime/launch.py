@@ -204,6 +204,11 @@ def think(
         container_id=container_id, bundle=bundle, flags=spaces.all,
         seccomp="" if program is None else f"{seccomp_cache}/{program.key}",
     )  # fmt: skip
+    try:
+        os.stat(kept.rootfs)
+    except OSError as error:
+        text = os.strerror(error.errno or 0).lower()
+        raise RuntimeFailure(f"invalid rootfs: stat {kept.rootfs}: {text}")
     mounts = plan.plan_mounts(spec.mounts, kept.bundle, kept.rootfs)
     mounts = trees.prepare(
         mounts, linux, always,

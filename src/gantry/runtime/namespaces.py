@@ -8,7 +8,7 @@ from typing import Final
 
 from gantry.kernel import syscalls
 from gantry.model.record import Record
-from gantry.oci.runtime_spec import Linux, TimeOffset
+from gantry.oci.runtime_spec import Linux, Namespace, TimeOffset
 from gantry.runtime.errors import RuntimeFailure
 
 FLAGS: Final[Mapping[str, int]] = {
@@ -54,9 +54,9 @@ def gather(linux: Linux, given: Mapping[str, int], opened: list[int]) -> Namespa
     for namespace in linux.namespaces:
         flag = FLAGS.get(namespace.type)
         if flag is None:
-            raise RuntimeFailure(f"namespace {namespace.type!r} does not exist".replace("'", '"'))
+            raise RuntimeFailure(f"namespace {_shown(namespace)} does not exist")
         if every & flag:
-            raise RuntimeFailure(f"malformed spec file: duplicated ns {namespace.type!r}")
+            raise RuntimeFailure(f"malformed spec file: duplicated ns {_shown(namespace)}")
         every |= flag
         if namespace.type in given:
             join[namespace.type] = given[namespace.type]
@@ -71,13 +71,18 @@ def gather(linux: Linux, given: Mapping[str, int], opened: list[int]) -> Namespa
     return Namespaces(new=new, join=order, all=every)
 
 
+def _shown(namespace: Namespace) -> str:
+    """As Go prints it, and so runc."""
+    return f'{{"{namespace.type}" "{namespace.path}"}}'
+
+
 def _open(path: str, flag: int, opened: list[int]) -> int:
     """Open a namespace file and make sure that it is one, and of the right kind."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         text = os.strerror(error.errno or 0).lower()
-        raise RuntimeFailure(f"lstat {path}: {text}")
+        raise RuntimeFailure(f"namespace path: lstat {path}: {text}")
     opened.append(fd)
     if syscalls.fstatfs_type(fd) != syscalls.NSFS_MAGIC:
         raise RuntimeFailure(f"{path} is not a namespace")

@@ -94,7 +94,10 @@ class Rootfs:
         """Make the working directory where it is missing (before the root is read-only)."""
         cwd = self._plan.process.cwd
         if cwd != "/":
-            os.close(resolve.ensure_directory(self.root, cwd))
+            try:
+                os.close(resolve.ensure_directory(self.root, cwd))
+            except OSError as error:
+                raise RuntimeFailure(f"mkdir {cwd}: {os.strerror(error.errno or 0).lower()}")
 
     def pivot(self) -> None:
         """Make the root the root, and let go of the host's."""
@@ -269,7 +272,8 @@ class Rootfs:
             return
         if syscalls.fstatfs_type(fd) == syscalls.PROC_SUPER_MAGIC:
             return
-        raise RuntimeFailure(f'"{path}" cannot be mounted because it is inside /proc')
+        why = "it is not of type proc" if path == "/proc" else "it is inside /proc"
+        raise RuntimeFailure(f'"{path}" cannot be mounted because {why}')
 
     # --- covers ------------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ def test_json_log(tmp_path: Path) -> None:
         (["--version"], 0, "gantry-runc version"),
         (["--help"], 0, "COMMANDS:"),
         (["create", "--help"], 0, "--bundle value"),
-        (["nonesuch"], 1, "No help topic for 'nonesuch'"),
+        (["nonesuch"], 3, "No help topic for 'nonesuch'"),
         (["state"], 1, '"state" requires exactly 1 argument(s)'),
         (["--root", "/", "list"], 1, "Option --root argument should not be set to /"),
         (["--log-format", "xml", "list"], 1, "invalid log-format: xml"),

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gantry.model.record import Record
-from gantry.runtime.commands.flags import Arguments, UsageError
+from gantry.runtime.commands.flags import Arguments, WrongCount
 from gantry.runtime.commands.log import Log
 from gantry.runtime.errors import RuntimeFailure
 
@@ -36,19 +36,19 @@ class Context(Record):
 def exactly(command: str, arguments: Arguments, count: int) -> None:
     """runc's complaint about the number of words."""
     if len(arguments.rest) != count:
-        raise UsageError(f'gantry-runc: "{command}" requires exactly {count} argument(s)')
+        raise WrongCount(f'gantry-runc: "{command}" requires exactly {count} argument(s)')
 
 
 def at_least(command: str, arguments: Arguments, count: int) -> None:
     """As `exactly`, for a minimum."""
     if len(arguments.rest) < count:
-        raise UsageError(f'gantry-runc: "{command}" requires a minimum of {count} argument(s)')
+        raise WrongCount(f'gantry-runc: "{command}" requires a minimum of {count} argument(s)')
 
 
 def at_most(command: str, arguments: Arguments, count: int) -> None:
     """As `exactly`, for a maximum."""
     if len(arguments.rest) > count:
-        raise UsageError(f'gantry-runc: "{command}" requires a maximum of {count} argument(s)')
+        raise WrongCount(f'gantry-runc: "{command}" requires a maximum of {count} argument(s)')
 
 
 def default_root() -> str:

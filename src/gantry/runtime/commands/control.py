@@ -33,7 +33,7 @@ def kill(context: Context, arguments: Arguments) -> int:
 
 def signal_number(text: str) -> int:
     """A signal by number or name, with or without SIG, in any case."""
-    if text.isdigit():
+    if text.removeprefix("-").isdecimal() and text.isascii():
         return int(text)
     name = text.upper()
     # Not by signal.Signals: it takes as long to make as the rest of the command.
@@ -151,7 +151,9 @@ def _integer(arguments: Arguments, name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise RuntimeFailure(f'invalid value for {name}: parsing "{text}": invalid syntax')
+        raise RuntimeFailure(
+            f'invalid value for {name}: strconv.ParseInt: parsing "{text}": invalid syntax'
+        )
 
 
 def _from_flags(arguments: Arguments) -> Resources:

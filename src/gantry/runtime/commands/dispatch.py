@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Final
 
 from gantry.model.errors import GantryError
 from gantry.runtime.commands.context import Context, default_root, rooted
-from gantry.runtime.commands.flags import BOOL, STRING, Arguments, UsageError, parse
+from gantry.runtime.commands.flags import BOOL, STRING, Arguments, UsageError, WrongCount, parse
 from gantry.runtime.commands.log import Log
 from gantry.runtime.commands.options import CHECKPOINT, CREATE, EXEC, RESTORE, RUN, UPDATE
 from gantry.runtime.errors import RuntimeFailure, describe
@@ -27,6 +28,8 @@ _GLOBAL: Final[Mapping[str, str]] = {
 _SHORT: Final[Mapping[str, str]] = {"h": "help", "v": "version"}
 
 _MANY: Final = 1 << 30
+_UNKNOWN: Final = 3
+"""The exit status of a command that there is not."""
 
 # command → (module, function, flags, short flags, positional words before all is positional)
 _COMMANDS: Final[Mapping[str, tuple[str, str, Mapping[str, str], Mapping[str, str], int]]] = {
@@ -98,9 +101,13 @@ def dispatch(argv: Sequence[str]) -> int:
             print(usage(), end="")
             return 0
         log = _log(top)
+        if command not in _COMMANDS:
+            log.error(f"No help topic for '{command}'")
+            return _UNKNOWN
         return _run(command, top, log)
     except UsageError as error:
-        print("Incorrect Usage.\n" if not command else f"Incorrect Usage: {error}\n")
+        why = "." if isinstance(error, WrongCount) else f": {error}"
+        print(f"Incorrect Usage{why}\n\n{help_of(command) if command else usage()}", end="")
         log.error(str(error))
         return 1
     except RuntimeFailure as error:
@@ -128,14 +135,15 @@ def _log(top: Arguments) -> Log:
     form = top.string("log-format", "text")
     if form not in ("text", "json"):
         raise RuntimeFailure(f"invalid log-format: {form}")
-    return Log(top.string("log"), form, debug=top.flag("debug"))
+    path = top.string("log")
+    try:
+        return Log(path, form, debug=top.flag("debug"))
+    except OSError as error:
+        raise RuntimeFailure(f"open {path}: {os.strerror(error.errno or 0).lower()}")
 
 
 def _run(command: str, top: Arguments, log: Log) -> int:
-    entry = _COMMANDS.get(command)
-    if entry is None:
-        raise RuntimeFailure(f'No help topic for "{command}"'.replace('"', "'"))
-    module, function, flags, short, stop_after = entry
+    module, function, flags, short, stop_after = _COMMANDS[command]
     arguments = parse(
         top.rest[1:], {**flags, "help": BOOL}, short={**short, "h": "help"}, stop_after=stop_after
     )

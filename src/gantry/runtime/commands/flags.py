@@ -20,6 +20,10 @@ class UsageError(RuntimeFailure):
     """The command line is wrong: runc prints its usage as well."""
 
 
+class WrongCount(UsageError):
+    """Too few words, or too many."""
+
+
 class Arguments:
     """Parsed flags by their long names, and what is left."""
 
@@ -52,7 +56,8 @@ def parse(
     """Parse flags until `stop_after` positional words were seen (then all is positional).
 
     flags: long name → kind; short: one letter → long name. Flags may come between and
-    after positional words, as urfave/cli allows. Raises UsageError.
+    after positional words, as urfave/cli allows; what is no flag there is a word ("-1").
+    Raises UsageError.
     """
     values: dict[str, str | bool | list[str]] = {}
     rest: list[str] = []
@@ -71,6 +76,9 @@ def parse(
         name, equals, value = word.lstrip("-").partition("=")
         name = short.get(name, name)
         kind = flags.get(name)
+        if kind is None and rest:
+            rest.append(word)
+            continue
         if kind is None:
             raise UsageError(f"flag provided but not defined: -{name}")
         if kind == BOOL:

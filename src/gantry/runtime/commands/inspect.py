@@ -36,7 +36,7 @@ def _document(container: Container) -> dict[str, object]:
 def state(context: Context, arguments: Arguments) -> int:
     """Print one container's state."""
     exactly("state", arguments, 1)
-    print(json.dumps(_document(context.container(arguments)), indent=2))
+    print(json.dumps(_document(context.container(arguments)), indent=2), end="")
     return 0
 
 
