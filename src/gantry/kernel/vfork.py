@@ -29,10 +29,11 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_void_p
 from typing import Final, NamedTuple
 
-from gantry.kernel import syscalls
+from gantry.kernel import contexts, syscalls
+from gantry.kernel.contexts import call, context
 
 _SIGCHLD: Final = 17
 _SHARED: Final = 0x00000100 | 0x00004000 | _SIGCHLD  # CLONE_VM, CLONE_VFORK
@@ -61,36 +62,19 @@ class Program(NamedTuple):
     env: list[bytes]
 
 
-class _Context(ctypes.Structure):
-    """ucontext_t: its start is the same on all of glibc's machines, the rest is opaque."""
-
-    _fields_ = (
-        ("flags", c_ulong),
-        ("link", c_void_p),
-        ("stack", c_void_p),
-        ("stack_flags", c_int),
-        ("stack_size", c_size_t),
-        ("rest", c_char * 8192),
-    )
-
-
 # PyDLL: the interpreter's lock stays held, whichever of the two processes runs.
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
 _Callback: Final = ctypes.PYFUNCTYPE(None)
-_BOUND: Final = all(
-    hasattr(_libc, name)
-    for name in ("clone", "getcontext", "setcontext", "makecontext", "__errno_location")
+_BOUND: Final = contexts.available and all(
+    hasattr(_libc, name) for name in ("clone", "__errno_location")
 )
-available: Final = (
-    _BOUND and sys.version_info < (3, 14) and os.uname().machine in ("x86_64", "aarch64")
-)
+available: Final = _BOUND and sys.version_info < (3, 14)
 """Whether `vfork` can be used here."""
 
 if _BOUND:
     _errno = getattr(_libc, "__errno_location")
     _errno.restype = POINTER(c_int)
     _libc.clone.argtypes = [c_void_p, c_void_p, c_int, c_void_p, c_void_p]
-    _libc.makecontext.restype = None
     _libc.mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
     _libc.mmap.restype = c_void_p
     _libc.munmap.argtypes = [c_void_p, c_size_t]
@@ -217,25 +201,25 @@ class _Child:
         run, report = _Callback(self._run), _Callback(self._report)
         self._kept: list[object] = [run, report]
         plain = [base + _DEEP + number * _PLAIN for number in range(7)]
-        self._exit = _context(plain[0], _PLAIN, None)
-        after = _context(plain[1], _PLAIN, self._exit)
-        _make(after, report)
-        self._execute = _context(plain[2], _PLAIN, after)
+        self._exit = context(plain[0], _PLAIN, None)
+        after = context(plain[1], _PLAIN, self._exit)
+        call(after, report)
+        self._execute = context(plain[2], _PLAIN, after)
         self._next = self._execute
         if twice:
             after_lead = self._execute
             if terminal:
-                after_lead = _context(plain[6], _PLAIN, self._execute)
-                _make(after_lead, _libc.ioctl, 0, _TIOCSCTTY, 0)
+                after_lead = context(plain[6], _PLAIN, self._execute)
+                call(after_lead, _libc.ioctl, 0, _TIOCSCTTY, 0)
             self._kept.append(after_lead)
-            self._lead = _context(plain[5], _PLAIN, after_lead)
-            _make(self._lead, _libc.setsid)
-            end = _context(plain[3], _PLAIN, None)
-            _make(end, _libc._exit, 0)
-            self._next = _context(plain[4], _PLAIN, end)
+            self._lead = context(plain[5], _PLAIN, after_lead)
+            call(self._lead, _libc.setsid)
+            end = context(plain[3], _PLAIN, None)
+            call(end, _libc._exit, 0)
+            self._next = context(plain[4], _PLAIN, end)
             self._kept.append(end)
-        self.first = _context(base, _DEEP, self._next)
-        _make(self.first, run)
+        self.first = context(base, _DEEP, self._next)
+        call(self.first, run)
         self._kept.append(after)
 
     def forget(self) -> None:
@@ -246,7 +230,7 @@ class _Child:
         program = self._prepare()
         self.left = True
         if isinstance(program, int):
-            _make(self._next, _libc._exit, program)
+            call(self._next, _libc._exit, program)
             return
         self.has_program = True
         path = ctypes.create_string_buffer(program.path)
@@ -254,11 +238,11 @@ class _Child:
         env = (c_char_p * (len(program.env) + 1))(*program.env, None)
         self._kept += (path, argv, env)
         addresses = [ctypes.addressof(thing) for thing in (path, argv, env)]
-        _make(self._execute, _libc.execve, *addresses)
+        call(self._execute, _libc.execve, *addresses)
         if self._next is not self._execute:
             # The stack of `exit` is in use only later: in the middle of it the second begins.
             top = (self._exit.stack or 0) + _PLAIN // 2
-            _make(
+            call(
                 self._next,
                 _libc.clone,
                 ctypes.cast(_libc.setcontext, c_void_p).value or 0,
@@ -269,18 +253,4 @@ class _Child:
             )
 
     def _report(self) -> None:
-        _make(self._exit, _libc._exit, self._failed(_errno().contents.value))
-
-
-def _context(stack: int, size: int, then: _Context | None) -> _Context:
-    context = _Context()
-    _libc.getcontext(byref(context))
-    context.stack, context.stack_size = stack, size
-    context.link = None if then is None else ctypes.addressof(then)
-    return context
-
-
-def _make(context: _Context, function: object, *args: int) -> None:
-    """The context will call `function`. (Pointers as arguments: glibc's own extension.)"""
-    longs = [c_long(arg) for arg in args]
-    _libc.makecontext(byref(context), ctypes.cast(function, c_void_p), len(args), *longs)  # type: ignore[arg-type]  # a function pointer
+        call(self._exit, _libc._exit, self._failed(_errno().contents.value))

@@ -180,7 +180,17 @@ def _main() -> None:
     sys.path.insert(0, SOURCE)
     codes = Codes()
     sys.meta_path.insert(0, codes)
-    codes.preload(execute=not _STARTING.isdisjoint(sys.argv))
+    starting = not _STARTING.isdisjoint(sys.argv)
+    if starting and os.geteuid() != 0:
+        # Before the time that the rest takes: a plain user's command executes itself again.
+        from gantry.runtime import sealed
+
+        try:
+            if not sealed.is_sealed():
+                sealed.seal(sys.argv[1:])
+        except OSError:
+            pass  # `run` tries again, and says why
+    codes.preload(execute=starting)
     from gantry.runtime import lean
 
     lean.install()

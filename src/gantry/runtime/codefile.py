@@ -22,6 +22,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from gantry.runtime import lean
 lean.install()
+import gantry.kernel.exefile
 import gantry.runtime.main, gantry.runtime.commands.dispatch, gantry.runtime.commands.start
 """
 # Nobody looks into these for a plain container. (What init looks into first must not be here:

@@ -27,14 +27,14 @@ def main() -> NoReturn:
 def run(words: Sequence[str]) -> int:
     """One command line. Exit status: the command's; 1 for its errors (exec: 255).
 
-    May execute itself again, from a sealed copy.
+    May execute itself again (`sealed.seal`).
     """
     sealed.forget_locale()
     if not _ENTERING.isdisjoint(words):
         try:
-            sealed.run_sealed(words)
+            sealed.seal(words)
         except OSError as error:
-            sys.stderr.write(f"cannot run from a sealed copy: {error.strerror}\n")
+            sys.stderr.write(f"cannot run from sealed memory: {error.strerror}\n")
             return 1
     from gantry.runtime.commands.dispatch import dispatch
 

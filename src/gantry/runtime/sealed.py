@@ -1,9 +1,10 @@
 """Running from memory that nobody can write to (CVE-2019-5736).
 
 A process that enters a container can be reached from inside as /proc/PID/exe, and a
-container's entry point can be a link to it. What is found there must not be the host's
-interpreter, so commands that enter containers run from a sealed copy of it. The installed
-command (scripts/gantry-runc) has made one already where it could.
+container's entry point can be a link to that: what is found there must not be the host's
+interpreter. So commands that enter containers first say that they are another file, an empty
+one in memory, sealed: nobody can write to it, and to execute it is an error. Where the kernel
+does not let them (a plain user), they execute themselves again from a sealed copy.
 """
 
 from __future__ import annotations
@@ -51,23 +52,43 @@ def forget_locale() -> None:
     del os.environ["LC_CTYPE"]
 
 
-def run_sealed(arguments: Sequence[str]) -> None:
-    """Execute this program again from a sealed copy; returns when it already is one.
+def seal(arguments: Sequence[str]) -> None:
+    """Return only once this process's executable is sealed. May execute this program again,
+    with `arguments`.
 
-    OSError: there is no copy to be had, and nothing may be entered then.
+    OSError: it cannot be had, and nothing may be entered then.
     """
-    python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     if is_sealed():
-        _forget_library(python)
-        return
-    import fcntl
+        _forget_library()
+    elif not _let_go():
+        _execute_copy(arguments)
 
-    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+def _let_go() -> bool:
+    """Whether the interpreter's file could be exchanged for an empty one."""
+    if os.geteuid() != 0:
+        return False
+    from gantry.kernel import exefile
+
+    fd = _memory()
+    try:
+        _add_seals(fd)
+        exefile.become(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return is_sealed()
+
+
+def _execute_copy(arguments: Sequence[str]) -> None:
+    python = _python()
+    fd = _memory()
     original = os.open(python, os.O_RDONLY | os.O_CLOEXEC)
     while os.sendfile(fd, original, None, 1 << 26):
         pass
     os.close(original)
-    fcntl.fcntl(fd, _ADD_SEALS, _SEALS)
+    _add_seals(fd)
     environment = dict(os.environ)
     library = _library(python)
     if library:
@@ -76,9 +97,25 @@ def run_sealed(arguments: Sequence[str]) -> None:
         environment["LD_LIBRARY_PATH"] = library if given is None else f"{library}:{given}"
     # The interpreter's own name, so that it finds its library; -I and -S keep the
     # environment and site packages out of a process that has rights.
-    boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
+    boot = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if not os.path.basename(boot).startswith("boot."):
+        boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
     words = [python, "-I", "-S", "-X", "utf8", boot, *arguments]
     os.execve(f"/proc/self/fd/{fd}", words, environment)
+
+
+def _python() -> str:
+    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+
+
+def _memory() -> int:
+    return os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _add_seals(fd: int) -> None:
+    import fcntl
+
+    fcntl.fcntl(fd, _ADD_SEALS, _SEALS)
 
 
 def _library(python: str) -> str:
@@ -92,10 +129,10 @@ def _library(python: str) -> str:
     return folder if any(name.startswith("libpython") for name in names) else ""
 
 
-def _forget_library(python: str) -> None:
+def _forget_library() -> None:
     """Give LD_LIBRARY_PATH back as the caller had it."""
     given = os.environ.get("LD_LIBRARY_PATH")
-    library = _library(python) if given else ""
+    library = _library(_python()) if given else ""
     if not library or given is None:
         return
     if given == library:
