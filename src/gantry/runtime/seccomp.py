@@ -26,7 +26,7 @@ class _Hash(Protocol):
     def digest(self) -> bytes: ...
 
 
-_FORMAT: Final = 2  # part of the hash: raise it when compiling changes
+_FORMAT: Final = 3  # part of the hash: raise it when compiling changes
 
 ACTIONS: Final[dict[str, int]] = {
     "SCMP_ACT_KILL": 0x00000000,
@@ -308,7 +308,9 @@ def compile_profile(profile: Seccomp) -> Program:
         code = _export(lib, ctypes.c_void_p(context))
     finally:
         lib.seccomp_release(context)
-    code = _with_enosys(lib, profile, default, code)
+    from gantry.runtime import seccomp_ranges  # a cached filter does without it
+
+    code = seccomp_ranges.compact(_with_enosys(lib, profile, default, code))
     flags = _flags(profile)
     return Program(code=code, flags=flags | (_NEW_LISTENER if listener else 0), listener=listener)
 

@@ -1,17 +1,16 @@
-"""Handshake, hooks, compiled filters: parts that need no rights."""
+"""Handshake, hooks: parts that need no rights."""
 
 from __future__ import annotations
 
 import os
-import struct
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from gantry.oci.runtime_spec import Hook, Seccomp, SeccompArg, SeccompSyscall
-from gantry.runtime import handshake, hooks, seccomp
+from gantry.oci.runtime_spec import Hook
+from gantry.runtime import handshake, hooks
 from gantry.runtime.errors import RuntimeFailure
 from gantry.runtime.init import no_imports
 
@@ -98,119 +97,3 @@ def test_no_import_after_the_fork() -> None:
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
-
-
-# --- seccomp: the program, run by a small interpreter --------------------------------------
-
-ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0
-X86_64, I386 = 0xC000003E, 0x40000003
-
-
-def judge(code: bytes, number: int, args: tuple[int, ...] = (), arch: int = X86_64) -> int:
-    """What classic BPF says about one call."""
-    padded = (*args, 0, 0, 0, 0, 0, 0)[:6]
-    data = struct.pack("IIQ6Q", number, arch, 0, *padded)
-    accumulator = at = 0
-    while True:
-        operation, true, false, k = struct.unpack_from("HBBI", code, at * 8)
-        at += 1
-        if operation == 0x20:
-            accumulator = struct.unpack_from("I", data, k)[0]
-        elif operation == 0x06:
-            return int(k)
-        elif operation == 0x05:
-            at += k
-        elif operation == 0x54:
-            accumulator &= k
-        elif operation in (0x15, 0x25, 0x35):
-            yes = {0x15: accumulator == k, 0x25: accumulator > k, 0x35: accumulator >= k}[operation]
-            at += true if yes else false
-        else:
-            raise AssertionError(hex(operation))
-
-
-needs_x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86_64")
-READ, MKDIR, PERSONALITY = 0, 83, 135
-
-
-def profile(**more: object) -> Seccomp:
-    return Seccomp.unchecked({"default_action": "SCMP_ACT_ERRNO", **more})
-
-
-def allow(*names: str, **more: object) -> SeccompSyscall:
-    return SeccompSyscall.unchecked({"names": names, "action": "SCMP_ACT_ALLOW", **more})
-
-
-@needs_x86
-def test_an_allow_list() -> None:
-    made = seccomp.compile_profile(profile(syscalls=(allow("read", "personality"),)))
-    assert judge(made.code, READ) == ALLOW
-    assert judge(made.code, MKDIR) == ERRNO | 1
-    assert judge(made.code, 400) == ERRNO | 38  # above all that are named: no such call
-    assert judge(made.code, READ, arch=I386) == KILL
-    assert made.flags == 4
-
-
-@needs_x86
-def test_conditions() -> None:
-    equal = SeccompArg(index=0, value=8, op="SCMP_CMP_EQ")
-    made = seccomp.compile_profile(profile(syscalls=(allow("personality", args=(equal,)),)))
-    assert judge(made.code, PERSONALITY, (8,)) == ALLOW
-    assert judge(made.code, PERSONALITY, (9,)) == ERRNO | 1
-
-
-@needs_x86
-def test_errno_values() -> None:
-    made = seccomp.compile_profile(
-        profile(
-            default_action="SCMP_ACT_ALLOW",
-            syscalls=(SeccompSyscall(names=("mkdir",), action="SCMP_ACT_ERRNO", errno_ret=28),),
-        )
-    )
-    assert judge(made.code, MKDIR) == ERRNO | 28
-    assert judge(made.code, 999) == ALLOW
-
-
-def test_flags() -> None:
-    assert seccomp.compile_profile(profile(flags=())).flags == 0
-    assert seccomp.compile_profile(profile(flags=("SECCOMP_FILTER_FLAG_LOG",))).flags == 2
-    with pytest.raises(RuntimeFailure):
-        seccomp.compile_profile(profile(flags=("NONESUCH",)))
-
-
-def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seccomp, "_memory", {})
-    wanted = profile(syscalls=(allow("read"),))
-    first = seccomp.program(wanted, str(tmp_path / "cache"))
-    (file,) = (tmp_path / "cache").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr(seccomp, "_memory", {})
-    monkeypatch.setattr(seccomp, "compile_profile", None)  # not called again
-    assert seccomp.program(wanted, str(tmp_path / "cache")) == first
-    assert seccomp.by_path(f"{tmp_path}/cache/{first.key}") == first
-
-
-def test_a_cache_that_lies_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = profile(syscalls=(allow("read"),))
-    first = seccomp.program(wanted, str(tmp_path / "cache"))
-    monkeypatch.setattr(seccomp, "_memory", {})
-    file = tmp_path / "cache" / f"{first.key}.bpf"
-    if not file.exists():
-        seccomp.program(wanted, str(tmp_path / "cache"))
-    data = file.read_bytes()
-    for bad in (data[:-8], b"", data[:60] + bytes(8) + data[68:]):
-        file.write_bytes(bad)
-        with pytest.raises(RuntimeFailure):
-            monkeypatch.setattr(seccomp, "_memory", {})
-            seccomp.by_path(f"{tmp_path}/cache/{first.key}")
-    file.write_bytes(data)
-    file.chmod(0o666)
-    with pytest.raises(RuntimeFailure):
-        seccomp.by_path(f"{tmp_path}/cache/{first.key}")
-
-
-def test_different_profiles_have_different_keys() -> None:
-    one = profile(syscalls=(allow("read"),))
-    assert seccomp.key_of(one) == seccomp.key_of(profile(syscalls=(allow("read"),)))
-    assert seccomp.key_of(one) != seccomp.key_of(profile(syscalls=(allow("write"),)))
-    assert seccomp.key_of(one) != seccomp.key_of(profile(syscalls=(allow("read"),), flags=()))
