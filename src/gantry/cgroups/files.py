@@ -9,16 +9,23 @@ from collections.abc import Iterable
 
 def write(folder: str, name: str, value: str) -> None:
     """Write a file of a cgroup in one write(2) (the kernel parses each write on its own)."""
+    write_each(folder, name, (value,))
+
+
+def write_each(folder: str, name: str, values: Iterable[str]) -> None:
+    """Write values one after the other to a file that takes one at a time."""
     path = f"{folder}/{name}"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
         raise OSError(error.errno, f"open: {os.strerror(error.errno or 0).lower()}", path)
     try:
-        os.write(fd, value.encode())
-    except OSError as error:
-        text = f'failed to write "{value}": write {path}: '
-        raise OSError(error.errno, text + os.strerror(error.errno or 0).lower())
+        for value in values:
+            try:
+                os.write(fd, value.encode())
+            except OSError as error:
+                text = f'failed to write "{value}": write {path}: '
+                raise OSError(error.errno, text + os.strerror(error.errno or 0).lower())
     finally:
         os.close(fd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from itertools import groupby
 
 from gantry.cgroups import files
 from gantry.model.resources import (
@@ -89,8 +90,9 @@ def device_line(rule: DeviceRule) -> str:
 def _devices(folder: str, rules: Iterable[DeviceRule]) -> None:
     # Rules are cumulative, and a whole list that begins with "deny all" is the same
     # written again: an update does not open a gap for longer than a write.
-    for rule in rules:
-        files.write(folder, "devices.allow" if rule.allow else "devices.deny", device_line(rule))
+    for allow, some in groupby(rules, key=lambda rule: rule.allow):
+        name = "devices.allow" if allow else "devices.deny"
+        files.write_each(folder, name, [device_line(rule) for rule in some])
 
 
 def _memory(folders: dict[str, str], memory: Memory) -> None:

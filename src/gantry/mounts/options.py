@@ -95,6 +95,11 @@ class Options(Record):
     def readonly(self) -> bool:
         return bool(self.set & api.MOUNT_ATTR_RDONLY)
 
+    def of_all(self) -> Options:
+        """The same attributes for this mount and all below it."""
+        set_, clear = self.set | self.rec_set, self.clear | self.rec_clear
+        return self.replace(set=0, clear=0, rec_set=set_, rec_clear=clear)
+
     def super_words(self) -> list[str]:
         """The superblock's flags as fsconfig(2) words."""
         return [word for bit, word in _SUPER_NAMES.items() if self.super_flags & bit]

@@ -6,6 +6,8 @@ Behaviour: moby daemon/libnetwork/etchosts and internal/resolvconf.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -131,12 +133,28 @@ def read_resolv_conf(path: str = "") -> ResolvConf:
     stub, real = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
     for candidate in (path,) if path else (stub, real):
         try:
-            with open(candidate, encoding="utf-8", errors="replace") as file:
-                found = ResolvConf.parse(file.read(), candidate)
+            found = _parsed(candidate)
         except OSError:
             return ResolvConf(candidate)
         if path or found.servers != ("127.0.0.53",):
             return found
+    return found
+
+
+_known: dict[str, tuple[tuple[int, ...], ResolvConf]] = {}
+
+
+def _parsed(path: str) -> ResolvConf:
+    """The file, read when it has changed: each start asks."""
+    status = os.stat(path)
+    now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    known = _known.get(path)
+    if known is not None and known[0] == now:
+        return known[1]
+    with open(path, encoding="utf-8", errors="replace") as file:
+        found = ResolvConf.parse(file.read(), path)
+    if time.time() - status.st_ctime > 1:  # one just written may be written again unnoticed
+        _known[path] = now, found
     return found
 
 

@@ -60,7 +60,7 @@ def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, 
                     words = (*options.data, controller)
                     fd = detached.new("cgroup", "cgroup", options.replace(data=words))
                 else:
-                    fd = detached.bind(folder, options)
+                    fd = api.open_tree(folder, recursive=options.recursive)
                 scope.callback(os.close, fd)
                 inside[name] = fd
             plain = controller.removeprefix("name=")
@@ -70,6 +70,9 @@ def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, 
         detached.attach(top, target)
         for name, fd in inside.items():
             api.move_mount(fd, top, name)
-        if options.readonly:
+        if not private:
+            # All the binds and the tmpfs at once.
+            detached.set_attributes(top, options.of_all())
+        elif options.readonly:
             api.mount_setattr(top, set_=api.MOUNT_ATTR_RDONLY)
         detached.set_propagation(top, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,14 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.writes: list[tuple[str, str]] = []
         monkeypatch.setattr(files, "write", self.write)
+        monkeypatch.setattr(files, "write_each", self.write_each)
 
     def write(self, folder: str, name: str, value: str) -> None:
         self.writes.append((name, value))
+
+    def write_each(self, folder: str, name: str, values: Iterable[str]) -> None:
+        for value in values:
+            self.write(folder, name, value)
 
 
 @pytest.fixture

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from gantry.model.errors import InvalidParameter
+from gantry.network import resolution
 from gantry.network.resolution import ResolvConf, Upstream, extra_hosts, hosts_file, resolv_conf
 
 HOST = ResolvConf.parse(
@@ -87,3 +92,22 @@ def test_hosts_names_and_order() -> None:
 def test_bad_extra_hosts(entry: str) -> None:
     with pytest.raises(InvalidParameter):
         extra_hosts([entry], [])
+
+
+def test_the_hosts_file_is_read_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 192.0.2.1\n")
+    now = time.time() + 10
+    monkeypatch.setattr(resolution, "time", SimpleNamespace(time=lambda: now))
+    first = resolution.read_resolv_conf(str(file))
+    assert resolution.read_resolv_conf(str(file)) is first
+    draft = tmp_path / "draft"
+    draft.write_text("nameserver 192.0.2.2\n")
+    draft.rename(file)
+    assert resolution.read_resolv_conf(str(file)).servers == ("192.0.2.2",)
+    now = time.time()
+    file.write_text("nameserver 192.0.2.3\n")
+    once, twice = (resolution.read_resolv_conf(str(file)) for _ in range(2))
+    assert once.servers == ("192.0.2.3",) and twice is not once, "it may still be written to"
