@@ -64,6 +64,10 @@ _FIXED: tuple[Rule, ...] = (
     ("filter", "DOCKER-FORWARD", "-j DOCKER-ISOLATION-STAGE-2"),
     ("filter", "DOCKER", "-m conntrack --ctstate DNAT -j ACCEPT"),
 )
+_FIXED6: tuple[Rule, ...] = (  # no container could answer to these: the userland proxy serves them
+    ("nat", "DOCKER", "-d ::1/128 -j RETURN"),
+    ("nat", "DOCKER", "-d fe80::/10 -j RETURN"),
+)
 
 
 class IptablesError(OSError):
@@ -113,6 +117,8 @@ class IptablesFirewall:
                 _log.warning("IPv6 is not filtered: %s", error)
                 family.usable = False
             family.rules.update(self._fixed)
+            if family.version == 6:
+                family.rules.update(_FIXED6)
 
     async def add_bridge(self, rules: BridgeRules) -> None:
         before = self._bridges.get(rules.bridge)

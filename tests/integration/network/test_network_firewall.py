@@ -246,6 +246,16 @@ async def ask_quickly(machine: Machine) -> str:
         return ""
 
 
+async def link_local(machine: Machine) -> str:
+    """The host's, once it is found to be nobody else's."""
+    async with asyncio.timeout(5):
+        while True:
+            shown = machine.host.run("ip", "-6", "addr", "show", "dev", "lan0", "scope", "link")
+            if "tentative" not in shown:
+                return shown.split("inet6 ")[1].split("/")[0] + "%lan0"
+            await asyncio.sleep(0.05)
+
+
 def test_ipv6(machine: Machine, settings: NetworkSettings) -> None:
     for host, address in ((machine.host, "2001:db8::1/64"), (machine.lan, "2001:db8::2/64")):
         host.run("ip", "-6", "addr", "add", address, "dev", "lan0", "nodad")
@@ -258,6 +268,9 @@ def test_ipv6(machine: Machine, settings: NetworkSettings) -> None:
         stranger = await networks.allocate(request("stranger", mode="other"))
         with tcp_server(web, 80):
             assert await ask(machine, "2001:db8::1", 8080) == "2001:db8::2 web"
+            assert await ask(None, "2001:db8::1", 8080) == "2001:db8::1 web"
+            for address in ("::1", await link_local(machine)):
+                assert (await ask(None, address, 8080)).endswith(" web"), address
             assert await refused(stranger.netns_fd, web.endpoints["six"].ipv6, 80)
 
     with_networks(machine, body, settings)
