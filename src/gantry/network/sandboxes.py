@@ -415,6 +415,9 @@ class Sandboxes:
         if record.driver in ("host", "null"):
             return "", "", "", ""
         ipam = self._ipam_of(record)
+        if any(state.network_id == record.id for state in self._dying):
+            # A container that is restarted, or made anew, gets its address again, as with Docker.
+            await self.reap()
         found: list[tuple[str, str]] = []
         for version, enabled, asked in (
             (4, record.enable_ipv4, config.ipv4),

@@ -447,6 +447,19 @@ def test_an_address_is_free_as_soon_as_its_container_is_gone(machine: Machine) -
     with_networks(machine, body)
 
 
+def test_who_comes_again_gets_the_address_again(machine: Machine) -> None:
+    """Neighbours may have kept it."""
+
+    async def body(networks: Networks) -> None:
+        await networks.create({"Name": "back"})
+        for name in ("web", "web", "other"):
+            one = await networks.allocate(request(name, mode="back"))
+            assert one.endpoints["back"].ip == "172.18.0.2"
+            await networks.release(name * 8)
+
+    with_networks(machine, body)
+
+
 def test_no_ipv6_where_sysctls_switch_it_off(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         await networks.create({"Name": "n", "EnableIPv6": True})
