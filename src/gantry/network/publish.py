@@ -19,8 +19,8 @@ import resource
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from gantry.model.errors import InvalidParameter, System
 from gantry.model.network import HostPort, PublishedPort
@@ -39,8 +39,7 @@ _DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0), 8)
 _DROP_FILTER = struct.pack("@HP", 1, ctypes.addressof(_DROP_ALL))
 
 
-@dataclass(frozen=True, slots=True)
-class PortRequest:
+class PortRequest(NamedTuple):
     """A container port to publish. ports: first and last host port, (0, 0) for any free
     one. hosts: addresses that all get the same port."""
 
@@ -51,8 +50,7 @@ class PortRequest:
     last: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A held port: `port` of the container by `host_port` of each address in `hosts`.
     sockets: that hold it; there may be none yet (see `HostPorts.hold`)."""
 
@@ -67,24 +65,30 @@ def parse_container_port(text: str) -> tuple[int, str]:
     """("80/tcp" or "80") → (80, "tcp"). InvalidParameter with Docker's text."""
     number, _, proto = text.partition("/")
     proto = proto.lower() or "tcp"
-    if not number.isdecimal() or not clamped(number) <= 65535:
+    port = _port(number)
+    if port < 0 or proto not in ("tcp", "udp", "sctp"):
         raise InvalidParameter(f'invalid port specification: "{text}"')
-    if proto not in ("tcp", "udp", "sctp"):
-        raise InvalidParameter(f'invalid port specification: "{text}"')
-    return int(number), proto
+    return port, proto
 
 
 def parse_host_port(text: str) -> tuple[int, int]:
     """("", "8080" or "8000-8010") → (first, last); (0, 0): any free port."""
     if text in ("", "0"):
         return 0, 0
-    first, dash, last = text.partition("-")
-    ends = (first, last if dash else first)
-    if not all(end.isdecimal() and clamped(end) <= 65535 for end in ends) or int(ends[0]) > int(
-        ends[1]
-    ):
+    begin, dash, end = text.partition("-")
+    first = _port(begin)
+    last = _port(end) if dash else first
+    if not 0 <= first <= last:
         raise InvalidParameter(f'invalid port specification: "{text}"')
-    return int(ends[0]), int(ends[1])
+    return first, last
+
+
+def _port(digits: str) -> int:
+    """-1: no port's number."""
+    if not digits.isdecimal():
+        return -1
+    port = clamped(digits)
+    return port if port <= 65535 else -1
 
 
 def port_requests(
@@ -122,12 +126,16 @@ def _merged(requests: Iterable[PortRequest]) -> list[PortRequest]:
     includes the other: both cannot have the same."""
     found: dict[tuple[str, int, int, int], list[PortRequest]] = {}
     for request in requests:
-        alike = found.setdefault((request.proto, request.port, request.first, request.last), [])
+        key = (request.proto, request.port, request.first, request.last)
+        alike = found.get(key)
+        if alike is None:  # nearly always: a range is a thousand of these
+            found[key] = [request]
+            continue
         if any(set(request.hosts) <= set(known.hosts) for known in alike):
             continue
         for n, known in enumerate(alike):
             if not any(_overlap(host, known.hosts) for host in request.hosts):
-                alike[n] = replace(known, hosts=known.hosts + request.hosts)
+                alike[n] = known._replace(hosts=known.hosts + request.hosts)
                 break
         else:
             alike.append(request)
@@ -185,8 +193,9 @@ class HostPorts:
         no sockets are bound; `hold` is to be called soon. Ports must be given."""
         others = bound(frozenset(r.proto for r in requests) & {"tcp", "udp"})
         for request in requests:
-            for host in request.hosts:
-                clash = _overlap(host, others.get((request.proto, request.first), ()))
+            there = others.get((request.proto, request.first))
+            for host in request.hosts if there else ():
+                clash = _overlap(host, there or ())
                 if clash and not self._clash(request.proto, request.first, request.hosts):
                     raise _in_use(host, request.first, request.proto, errno.EADDRINUSE)
         held: list[Held] = []

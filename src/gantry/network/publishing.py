@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from gantry.ipc.owner import TaskOwner
 from gantry.model.network import PublishedPort
@@ -84,7 +83,9 @@ class Publisher:
     ) -> Publication:
         """Publish `requests` instead of what `old` has; what is in both goes on undisturbed.
         On error `old` stays as it was."""
-        bound = [r for r in (_bound(r, routed4, routed6) for r in requests) if r is not None]
+        bound = list(requests)
+        if routed4 or routed6:
+            bound = [r for r in (_bound(r, routed4, routed6) for r in requests) if r is not None]
         kept, new = _match(old.held, bound) if old.held else ([], bound)
         many = len(new) > _MANY and all(r.first and r.first == r.last for r in new)
         await _held(old)
@@ -174,7 +175,7 @@ def _bound(request: PortRequest, routed4: bool, routed6: bool) -> PortRequest | 
     hosts = tuple(h for h in request.hosts if not (routed6 if ":" in h else routed4))
     if not hosts:
         return None
-    return request if hosts == request.hosts else replace(request, hosts=hosts)
+    return request if hosts == request.hosts else request._replace(hosts=hosts)
 
 
 def _unbound(

@@ -144,12 +144,16 @@ def ports(request: SandboxRequest, published: Sequence[PublishedPort]) -> Ports:
     """NetworkSettings.Ports."""
     found: Ports = {}
     for text in (*request.exposed, *request.port_bindings):
-        number, _, proto = text.partition("/")
-        found[f"{number}/{proto or 'tcp'}"] = None
+        if "/" not in text or text.endswith("/"):
+            text = text.removesuffix("/") + "/tcp"
+        found[text] = None
     for one in published:
         for n in range(one.count):
             key = f"{one.port + n}/{one.proto}"
-            pairs = found.get(key) or []
-            pairs.append((one.host_ip, str(one.host_port + n) if one.host_port else ""))
-            found[key] = pairs
+            pair = (one.host_ip, str(one.host_port + n) if one.host_port else "")
+            pairs = found.get(key)
+            if pairs:
+                pairs.append(pair)
+            else:
+                found[key] = [pair]
     return found
