@@ -237,7 +237,7 @@ def _open_terminal(process: ProcessPlan, channel: Channel, *, control: bool) -> 
     try:
         if syscalls.fstatfs_type(folder) != syscalls.DEVPTS_MAGIC:
             raise RuntimeFailure("/dev/pts in the container is not a devpts")
-        master, slave = console.open_pair("ptmx", dirfd=folder)
+        master, slave = console.open_pair(folder)
     finally:
         os.close(folder)
     if process.console_size is not None:

@@ -135,10 +135,11 @@ class Init:
 
     def _enter_namespaces(self) -> None:
         plan = self.plan
-        namespaces.enter(plan.namespaces, skip=("user", "pid", "cgroup", "time"))
         if plan.namespaces.makes("time"):
+            # While /proc is the host's: a mount namespace that is joined has its own.
             syscalls.unshare(syscalls.CLONE_NEWTIME)
             namespaces.set_time_offsets(plan.time_offsets)
+        namespaces.enter(plan.namespaces, skip=("user", "pid", "cgroup", "time"))
         for kind in ("time", "cgroup"):
             fd = plan.namespaces.join_fd(kind)
             if fd is not None:
@@ -196,10 +197,7 @@ class Init:
 
     def _open_terminal(self) -> None:
         rootfs, process = self.rootfs, self.plan.process
-        if rootfs.devpts >= 0:
-            master, slave = console.open_pair("ptmx", dirfd=rootfs.devpts)
-        else:
-            master, slave = console.open_pair("/dev/ptmx")
+        master, slave = console.open_pair(rootfs.devpts if rootfs.devpts >= 0 else None)
         if process.console_size is not None:
             console.set_size(master, *process.console_size)
         if process.plain_lines:

@@ -327,9 +327,10 @@ def _plan(
         domainname=spec.domainname,
         time_offsets=linux.time_offsets,
         cgroup_folders=cgroup.paths(),
-        # A process of a user namespace has no right to join by itself.
+        # A process of a user namespace has no right to join by itself, and in a mount
+        # namespace that is joined /sys may be anything.
         cgroup_entrances=()
-        if spaces.has("user") or kept.rootless
+        if spaces.has("user") or kept.rootless or spaces.join_fd("mount") is not None
         else tuple(path for path in cgroup.entrances() if path.endswith("/tasks")),
         loopback=spaces.makes("network"),
         process=plan.plan_process(

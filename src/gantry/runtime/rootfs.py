@@ -191,6 +191,7 @@ class Rootfs:
             existed = mount.type != "tmpfs" or self._exists(mount.destination)
             target = self._target(planned)
             scope.callback(os.close, target)
+            _refuse_in_proc(mount.destination, target, procfs=mount.type == "proc")
             if mount.type == "overlay" or not detached.fits_fsconfig(options):
                 detached.mount_onto(target, mount.type, mount.source, options)
                 return
@@ -258,22 +259,10 @@ class Rootfs:
                 scope.callback(os.close, fd)
             target = self._target(planned, file=not resolve.is_directory(fd))
             scope.callback(os.close, target)
-            self._refuse_proc(planned, fd, target)
+            is_procfs = syscalls.fstatfs_type(fd) == syscalls.PROC_SUPER_MAGIC
+            _refuse_in_proc(planned.mount.destination, target, procfs=is_procfs)
             detached.attach(fd, target)
             detached.set_propagation(fd, planned.options)
-
-    def _refuse_proc(self, planned: MountPlan, fd: int, target: int) -> None:
-        """No bind onto /proc itself but a procfs; below it only the few files that
-        virtual views (lxcfs) replace."""
-        if self.proc < 0 or syscalls.fstatfs_type(target) != syscalls.PROC_SUPER_MAGIC:
-            return
-        path = planned.mount.destination
-        if path in _PROC_FILES or path.startswith("/proc/sys/"):
-            return
-        if syscalls.fstatfs_type(fd) == syscalls.PROC_SUPER_MAGIC:
-            return
-        why = "it is not of type proc" if path == "/proc" else "it is inside /proc"
-        raise RuntimeFailure(f'"{path}" cannot be mounted because {why}')
 
     # --- covers ------------------------------------------------------------------------
 
@@ -325,13 +314,25 @@ class Rootfs:
                 detached.attach(cover, fd)
 
 
+# The few files that virtual views (lxcfs) replace.
 _PROC_FILES: Final = frozenset(
     f"/proc/{name}"
     for name in (
         "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
-        "sys/kernel/ns_last_pid", "net/dev",
+        "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
     )
 )  # fmt: skip
+
+
+def _refuse_in_proc(path: str, target: int, *, procfs: bool) -> None:
+    """Nothing goes onto /proc itself but a procfs, and below it only onto `_PROC_FILES`:
+    labels and sysctls are written there (CVE-2019-16884, CVE-2025-52881)."""
+    if syscalls.fstatfs_type(target) != syscalls.PROC_SUPER_MAGIC or path in _PROC_FILES:
+        return
+    if path == "/proc" and procfs:
+        return
+    why = "it is not of type proc" if path == "/proc" else "it is inside /proc"
+    raise RuntimeFailure(f'"{path}" cannot be mounted because {why}')
 
 
 def own_null(root: int) -> None:
@@ -342,12 +343,13 @@ def own_null(root: int) -> None:
     for number in range(3):
         status = os.fstat(number)
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
-            fd = resolve.open_in_root(root, "/dev/null", os.O_RDWR, follow=False)
+            held = open_null(root)
             try:
-                if os.fstat(fd).st_rdev == status.st_rdev:
-                    os.dup2(fd, number)
+                fd = os.open(f"/proc/self/fd/{held}", os.O_RDWR | os.O_CLOEXEC)
             finally:
-                os.close(fd)
+                os.close(held)
+            os.dup2(fd, number)
+            os.close(fd)
 
 
 def open_null(root: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from typing import Final
 
 from gantry.kernel import mountapi as api
 from gantry.kernel import syscalls
@@ -36,11 +37,19 @@ def set_oom_score(score: int | None) -> None:
         os.close(fd)
 
 
+_PROC_ROOT: Final = 1
+"""The number of a procfs's root folder (PROC_ROOT_INO)."""
+
+
 def _open_proc(proc: int, path: str) -> int:
-    """Open a file of a procfs for writing: of `proc` (our own mount's fd), or the host's."""
+    """Open a file of a procfs for writing: of `proc` (our own mount's fd), or what /proc is
+    (for an exec the container's, who may have mounted there what it likes): the root of a
+    procfs it has to be, and nothing may be mounted on the way."""
     own = proc < 0
     base = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if own else proc
     try:
+        if os.fstat(base).st_ino != _PROC_ROOT:
+            raise OSError(errno.EINVAL, "not a whole procfs", "/proc")
         fd = syscalls.openat2(
             base,
             path,

@@ -42,10 +42,14 @@ def fork_into_pid_namespace(
 ) -> int:
     """Fork a child into a new pid namespace, or the one that `fd` is (or leads to).
 
-    The caller must have one thread. fd may be a pidfd.
+    The caller must have one thread. fd may be a pidfd. Who joins a namespace is seen there
+    from its first moment on: so the caller, from now on for good, and its child are not
+    dumpable, and nobody there can look into them (CVE-2016-9962).
     """
     if not new and fd is None:
         return fork(child)
+    if fd is not None:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         # Only children change their pid namespace: the caller points at it, forks, and

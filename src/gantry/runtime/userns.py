@@ -92,6 +92,8 @@ def _make_init(thought: InitPlan, channel: Channel) -> None:
     spaces = _join_early(spaces)
     fd = spaces.join_fd("user")
     if fd is not None:
+        # Somebody is in there already, and may have all rights over who joins.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         syscalls.setns(fd, syscalls.CLONE_NEWUSER)
     else:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
@@ -214,6 +216,7 @@ def fork_inside(child: spawn.Child, pidfd: int, *, pid_namespace: bool) -> int:
         code = 1
         try:
             with no_imports():
+                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
                 syscalls.setns(pidfd, syscalls.CLONE_NEWUSER)
                 if pid_namespace:
                     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
