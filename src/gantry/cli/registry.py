@@ -54,6 +54,9 @@ COMMANDS: dict[str, str] = {
     "rmi": "images:RMI",
     "search": "transfer:SEARCH",
     "version": "system:VERSION",
+    "checkpoint create": "checkpoints:CREATE",
+    "checkpoint ls": "checkpoints:LS",
+    "checkpoint rm": "checkpoints:RM",
     **{f"container {name}": place for name, place in _CONTAINER.items()},
     "context create": "contexts:CREATE",
     "context inspect": "contexts:INSPECT",
@@ -90,6 +93,8 @@ COMMANDS: dict[str, str] = {
 }
 
 ALIASES: dict[str, str] = {
+    "checkpoint list": "checkpoint ls",
+    "checkpoint remove": "checkpoint rm",
     "container list": "container ls",
     "container ps": "container ls",
     "container remove": "container rm",
@@ -104,6 +109,7 @@ ALIASES: dict[str, str] = {
 }
 
 GROUPS: dict[str, str] = {
+    "checkpoint": "Manage checkpoints",
     "container": "Manage containers",
     "context": "Manage contexts",
     "image": "Manage images",

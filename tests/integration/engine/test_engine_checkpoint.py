@@ -19,6 +19,7 @@ from tests.support.engine import Engine
 from tests.support.wait import eventually
 
 CRIU = Path("/usr/sbin/criu")
+GANTRY = str(Path(sys.executable).parent / "gantry")
 
 
 class FakeCriuEngine(Engine):
@@ -49,12 +50,16 @@ def checkpointing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with FakeCriuEngine(script) as engine:
         engine.add_image()
         yield engine
-        engine.clean()
 
 
-@pytest.fixture
-def cli(checkpointing: Engine) -> Cli:
-    return checkpointing.cli()
+@pytest.fixture(params=("docker", "gantry"))
+def cli(checkpointing: Engine, request: pytest.FixtureRequest) -> Iterator[Cli]:
+    yield (
+        checkpointing.cli()
+        if request.param == "docker"
+        else Cli(GANTRY, checkpointing.socket, "29.0", str(checkpointing.config))
+    )
+    checkpointing.clean()
 
 
 def test_there_and_back(checkpointing: Engine, cli: Cli) -> None:
