@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 MIME = "application/vnd.docker.plugins.v1.2+json"
 _TIMEOUT = 60.0
+_LONGEST = 16 << 20  # bytes of an answer
 _RETRY_FOR = 5.0  # seconds that a plugin that does not answer yet gets
 
 
@@ -66,7 +67,7 @@ class Plugin:
         data = b"" if body is None else json.dumps(body).encode()
         try:
             async with session.post(f"{base}/{method}", data=data) as response:
-                said = await response.read()
+                said = await _whole(response.content)
                 status = response.status
         except aiohttp.ClientConnectorError as error:
             raise ConnectionError(str(error)) from error
@@ -116,12 +117,12 @@ class Plugins:
         self._sockets = sockets
         self._specs = specs
         self._active: dict[str, Plugin] = {}
-        self._lock = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def get(self, name: str, kind: str) -> Plugin:
         """The plugin of that name that implements `kind` ("NetworkDriver", "IpamDriver").
         NotFound with Docker's text."""
-        async with self._lock:
+        async with self._locks.setdefault(name, asyncio.Lock()):
             plugin = self._active.get(name)
             if plugin is None:
                 plugin = self._find(name)
@@ -176,12 +177,21 @@ def _read_spec(name: str, path: str) -> Plugin | None:
     return None
 
 
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """All of an answer, if there is an end to it. System."""
+    said = bytearray()
+    while part := await content.readany():
+        said += part
+        if len(said) > _LONGEST:
+            raise System("the plugin's answer is too long")
+    return bytes(said)
+
+
 def _parse(data: bytes) -> Json:
-    if not data.strip():
-        return {}
+    """The object, an empty one for whatever else it is."""
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from gantry.model.errors import GantryError, InvalidParameter, System
 from gantry.model.network import EndpointState, NetworkRecord
 from gantry.network import interfaces, netlink
+from gantry.network.creation import GATEWAY_DATA
 from gantry.network.drivers import MAC_OPTION, Attached, Traits, Wanted
 from gantry.network.interfaces import Interface
 from gantry.network.ipam import Lease
@@ -28,6 +30,7 @@ Json = dict[str, Any]
 
 GENERIC = "com.docker.network.generic"
 _SPACE = "LocalDefault"
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 def _options(record: NetworkRecord) -> Json:
@@ -119,8 +122,7 @@ class RemoteDriver:
         asked = {"Address": wanted.ipv4, "AddressIPv6": wanted.ipv6, "MacAddress": wanted.mac}
         said = await self._call("CreateEndpoint", {**names, "Interface": asked, "Options": options})
         try:
-            given = said.get("Interface") or {}
-            interface = _interface(wanted, given)
+            interface = _interface(wanted, _table(said, "Interface"))
             key = f"/proc/{os.getpid()}/fd/{netns_fd}"
             joined = _joined(
                 await self._call("Join", {**names, "SandboxKey": key, "Options": options})
@@ -217,15 +219,44 @@ class RemoteDriver:
         self._namespaces.inside(fd, move)
 
 
+def _text(said: Mapping[str, Any], key: str) -> str:
+    """A field that is a string, or not there. System: a plugin may say anything."""
+    value = said.get(key)
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise System(f"remote: invalid {key}: {value!r:.100}")
+
+
+def _table(said: Mapping[str, Any], key: str) -> Json:
+    """A field that is an object, or not there. System."""
+    value = said.get(key)
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise System(f"remote: invalid {key}: {value!r:.100}")
+
+
+def _address(said: Mapping[str, Any], key: str) -> str:
+    """A field that is an address with its prefix, "" if it is not there. System."""
+    text = _text(said, key)
+    try:
+        if text and ("/" not in text or not ip_interface(text)):
+            raise ValueError
+    except ValueError:
+        raise System(f"remote: invalid {key}: {text!r:.100}") from None
+    return text
+
+
 def _interface(wanted: Wanted, given: Mapping[str, Any]) -> Interface:
     """The interface, with what the plugin chose where we left the choice to it."""
     chosen: dict[str, str] = {}
-    for key, ours in (
-        ("Address", wanted.ipv4),
-        ("AddressIPv6", wanted.ipv6),
-        ("MacAddress", wanted.mac),
+    mac = _text(given, "MacAddress")
+    if mac and not _MAC.fullmatch(mac):
+        raise System(f"remote: invalid MacAddress: {mac!r:.100}")
+    for key, ours, theirs in (
+        ("Address", wanted.ipv4, _address(given, "Address")),
+        ("AddressIPv6", wanted.ipv6, _address(given, "AddressIPv6")),
+        ("MacAddress", wanted.mac, mac),
     ):
-        theirs = str(given.get(key) or "")
         if theirs and ours:
             raise InvalidParameter(f"driver modified interface {key}: {theirs}")
         chosen[key] = theirs or ours
@@ -242,23 +273,36 @@ def _interface(wanted: Wanted, given: Mapping[str, Any]) -> Interface:
 
 
 def _joined(said: Mapping[str, Any]) -> _Joined:
-    names = said.get("InterfaceName") or {}
     gateways: list[str] = []
     for key in ("Gateway", "GatewayIPv6"):
-        text = str(said.get(key) or "")
+        text = _text(said, key)
         try:
             gateways.append(str(ip_address(text)) if text else "")
         except ValueError:
-            raise System(f'unable to parse {key} "{text}"') from None
-    routes: list[tuple[str, str]] = []
-    for route in said.get("StaticRoutes") or ():
-        target = str(route.get("Destination") or "")
-        try:
-            ip_network(target)
-        except ValueError:
-            raise System(f'unable to parse static route "{target}"') from None
-        routes.append((target, "" if route.get("RouteType") == 1 else str(route.get("NextHop"))))
-    return _Joined(str(names.get("SrcName") or ""), gateways[0], gateways[1], tuple(routes))
+            raise System(f'unable to parse {key} "{text:.100}"') from None
+    rows = said.get("StaticRoutes") or []
+    if not isinstance(rows, list):
+        raise System(f"remote: invalid StaticRoutes: {rows!r:.100}")
+    return _Joined(
+        _text(_table(said, "InterfaceName"), "SrcName"),
+        gateways[0],
+        gateways[1],
+        tuple(map(_route, rows)),
+    )
+
+
+def _route(row: object) -> tuple[str, str]:
+    """(destination, next hop or "" on link)."""
+    route = row if isinstance(row, dict) else {}
+    target = _text(route, "Destination")
+    hop = "" if route.get("RouteType") == 1 else _text(route, "NextHop")
+    try:
+        ip_network(target)
+        if hop:
+            ip_address(hop)
+    except ValueError:
+        raise System(f'unable to parse static route "{target:.100}" {hop:.100}'.rstrip()) from None
+    return target, hop
 
 
 class RemoteIpam:
@@ -275,7 +319,7 @@ class RemoteIpam:
     async def start(self) -> None:
         """Ask for its address space and whether it wants leases repeated after a restart."""
         said = await self._call("GetDefaultAddressSpaces")
-        self._space = str(said.get("LocalDefaultAddressSpace") or "")
+        self._space = _text(said, "LocalDefaultAddressSpace")
         with contextlib.suppress(NoSuchMethod):
             self.replay = bool((await self._call("GetCapabilities")).get("RequiresRequestReplay"))
 
@@ -297,10 +341,13 @@ class RemoteIpam:
         }
         said = await self._call("RequestPool", body)
         try:
-            pool = str(ip_network(str(said.get("Pool")), strict=False))
+            pool = str(ip_network(_text(said, "Pool"), strict=False))
         except ValueError:
-            raise System(f"remote: invalid pool: {said.get('Pool')}") from None
-        return Lease(str(said.get("PoolID") or ""), pool, dict(said.get("Data") or {}))
+            raise System(f"remote: invalid pool: {said.get('Pool')!r:.100}") from None
+        table = _table(said, "Data")
+        data = {key: _text(table, key) for key in table}
+        _address(data, GATEWAY_DATA)
+        return Lease(_text(said, "PoolID"), pool, data)
 
     async def release_pool(self, pool_id: str) -> None:
         await self._call("ReleasePool", {"PoolID": pool_id})
@@ -309,7 +356,7 @@ class RemoteIpam:
         self, pool_id: str, address: str = "", options: Mapping[str, str] | None = None
     ) -> str:
         body = {"PoolID": pool_id, "Address": address, "Options": dict(options or {})}
-        return str((await self._call("RequestAddress", body)).get("Address") or "")
+        return _address(await self._call("RequestAddress", body), "Address")
 
     async def release_address(self, pool_id: str, address: str) -> None:
         await self._call("ReleaseAddress", {"PoolID": pool_id, "Address": address})

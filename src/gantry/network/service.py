@@ -67,6 +67,7 @@ from gantry.network.vlan import VlanDriver
 _log = logging.getLogger(__name__)
 
 _SLOWER = 15  # iptables is asked less often: each look is some processes
+_PLUGINS_START = 5.0  # seconds that plugins get when the daemon starts
 
 Json = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
@@ -161,9 +162,17 @@ class Networks:
             await self._predefined({record.name: record for record in stored.values()})
         except OSError as error:
             raise System(f"cannot start networking: {error}") from error
+        by_plugins: set[asyncio.Task[None]] = set()
         for record in stored.values():
-            if record.name not in PREDEFINED:
+            if record.name in PREDEFINED:
+                continue
+            if record.driver in self._drivers and record.ipam_driver in self._ipams:
                 await self._restore(record)
+            else:
+                restoring = self._restore(record)
+                by_plugins.add(self._owner.spawn(restoring, f"restore network {record.name}"))
+        if by_plugins:  # one that does not answer does not hold up the others, nor us for long
+            await asyncio.wait(by_plugins, timeout=_PLUGINS_START)
 
     async def settle(self) -> None:
         """Call once, after all `adopt`s. Sweeps what is left of containers that are gone."""
@@ -521,11 +530,11 @@ class Networks:
         if record.config_only:
             return
         try:
-            driver = await self._load_driver(record.driver)
             ipam = await self._load_ipam(record.ipam_driver)
             if not isinstance(ipam, RemoteIpam) or ipam.replay:
                 record = await creation.lease_again(record, ipam)
                 self._catalog.put(record)
+            driver = await self._load_driver(record.driver)
             if isinstance(driver, RemoteDriver):
                 driver.known(record.id)
             await driver.create(record)

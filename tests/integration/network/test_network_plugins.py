@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,8 @@ from tests.integration.network.netlab import (
 )
 from tests.support.machine import Machine
 
-from gantry.model.errors import NotFound, System
+from gantry.ipc.owner import TaskOwner
+from gantry.model.errors import GantryError, NotFound, System
 from gantry.network.service import Networks
 from gantry.testing.network import MemoryNetworkStore
 
@@ -39,6 +42,7 @@ class FakePlugin:
         self.machine = machine
         self.calls: list[tuple[str, Json]] = []
         self.refuse = ""
+        self.garbage: dict[str, bytes] = {}
         self.next = 10
 
     def ip(self, command: str) -> None:
@@ -54,7 +58,10 @@ class FakePlugin:
         handler = getattr(self, method.replace(".", "_"), None)
         if handler is None:
             return web.Response(status=404)
-        return web.json_response(handler(body))
+        answer = handler(body)
+        if method in self.garbage:
+            return web.Response(body=self.garbage[method])
+        return web.json_response(answer)
 
     def Plugin_Activate(self, body: Json) -> Json:
         return {"Implements": ["NetworkDriver", "IpamDriver"]}
@@ -63,12 +70,14 @@ class FakePlugin:
         return {"Scope": "local"}
 
     def NetworkDriver_CreateNetwork(self, body: Json) -> Json:
-        self.ip("link add plug0 type bridge")
+        if "plug0" not in self.machine.host.run("ip", "link"):
+            self.ip("link add plug0 type bridge")
         self.ip("link set plug0 up")
         return {}
 
     def NetworkDriver_DeleteNetwork(self, body: Json) -> Json:
-        self.ip("link del plug0")
+        if "plug0" in self.machine.host.run("ip", "link"):
+            self.ip("link del plug0")
         return {}
 
     def NetworkDriver_CreateEndpoint(self, body: Json) -> Json:
@@ -117,12 +126,12 @@ class FakePlugin:
         return [name for name, _ in self.calls]
 
     @asynccontextmanager
-    async def serve(self, folder: Path) -> AsyncIterator[None]:
+    async def serve(self, folder: Path, name: str = "fake") -> AsyncIterator[None]:
         app = web.Application()
         app.router.add_post("/{method}", self.handle)
         runner = web.AppRunner(app)
         await runner.setup()
-        await web.UnixSite(runner, str(folder / "fake.sock")).start()
+        await web.UnixSite(runner, str(folder / f"{name}.sock")).start()
         try:
             yield
         finally:
@@ -230,3 +239,124 @@ def test_unknown_drivers(machine: Machine, tmp_path: Path) -> None:
             await networks.create({"Name": "x", "Driver": "../../etc/passwd"})
 
     with_networks(machine, body, replace(SETTINGS, plugin_dirs=(str(tmp_path), str(tmp_path))))
+
+
+GARBAGE = [
+    b"\xff\x00 not JSON",
+    b"[]",
+    b'"text"',
+    b"7",
+    b"[" * 100_000,
+    b'{"Interface": [1]}',
+    b'{"Interface": {"Address": 7, "MacAddress": {}}}',
+    b'{"Interface": {"Address": "10.77.0.300/24"}}',
+    b'{"Interface": {"Address": "10.77.0.9"}}',
+    b'{"Interface": {"Address": "10.77.0.9/99"}}',
+    b'{"Interface": {"MacAddress": "zz:zz"}}',
+    b'{"InterfaceName": "eth0"}',
+    b'{"InterfaceName": {"SrcName": 7}}',
+    b'{"InterfaceName": {"SrcName": "../../etc", "DstPrefix": "/"}}',
+    b'{"InterfaceName": {"SrcName": "lan0"}, "Gateway": "nowhere"}',
+    b'{"InterfaceName": {"SrcName": "lan0"}, "StaticRoutes": {"a": 1}}',
+    b'{"InterfaceName": {"SrcName": "lan0"}, "StaticRoutes": [3]}',
+    b'{"StaticRoutes": [{"Destination": "10.0.0.0/8", "RouteType": 0, "NextHop": "x"}]}',
+    b'{"Scope": 5}',
+    b'{"Scope": ["local"]}',
+    b'{"Pool": 3}',
+    b'{"PoolID": ["p"], "Pool": "10.77.0.0/24"}',
+    b'{"PoolID": "p", "Pool": "10.77.0.0/24", "Data": [1, 2]}',
+    b'{"PoolID": "p", "Pool": "10.77.0.0/24", "Data": {"com.docker.network.gateway": "x"}}',
+    b'{"Address": "garbage"}',
+    b'{"Address": "10.77.0.5/24/24"}',
+    b'{"Address": 5}',
+    b'{"Address": "10.77.0.5/24"}' + b" " * (20 << 20),
+]
+METHODS = [
+    "NetworkDriver.GetCapabilities",
+    "NetworkDriver.CreateNetwork",
+    "NetworkDriver.CreateEndpoint",
+    "NetworkDriver.Join",
+    "IpamDriver.GetDefaultAddressSpaces",
+    "IpamDriver.RequestPool",
+    "IpamDriver.RequestAddress",
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plugin_that_answers_garbage(machine: Machine, tmp_path: Path, method: str) -> None:
+    """It is refused, or what it said is taken for nothing; the daemon goes on either way."""
+    plugin = FakePlugin(machine)
+
+    async def body(networks: Networks) -> None:
+        async with plugin.serve(tmp_path):
+            for number, garbage in enumerate(GARBAGE):
+                plugin.garbage = {method: garbage}
+                name = f"one{number}"
+                try:
+                    await networks.create(BODY)
+                except GantryError:
+                    left = {row["Name"] for row in await networks.list({})}
+                    assert left == {"bridge", "host", "none"}, garbage
+                    plugin.garbage = {}
+                    continue
+                with contextlib.suppress(GantryError):
+                    await networks.allocate(request(name, mode="far"))
+                await networks.release(name * 8)
+                plugin.garbage = {}
+                await networks.remove("far")
+                assert "lan0" in machine.host.run("ip", "link")
+            await networks.create(BODY)
+            await networks.allocate(request("last", mode="far"))
+
+    with_networks(machine, body, replace(SETTINGS, plugin_dirs=(str(tmp_path),)))
+
+
+def test_a_plugin_that_hangs_holds_up_nobody_else(machine: Machine, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, plugin_dirs=(str(tmp_path),))
+    store = MemoryNetworkStore()
+    plugin, stuck = FakePlugin(machine), FakePlugin(machine)
+
+    async def first(networks: Networks) -> None:
+        async with plugin.serve(tmp_path), stuck.serve(tmp_path, "stuck"):
+            await networks.create(BODY)
+            await networks.create({"Name": "bad", "Driver": "stuck"})
+
+    with_networks(machine, first, settings, store)
+
+    async def second(networks: Networks, owner: TaskOwner) -> None:
+        owner.spawn(networks.create({"Name": "more", "Driver": "hung"}), "hang")
+        await networks.allocate(request("one", mode="far"))
+        await networks.allocate(request("two"))
+        with pytest.raises(NotFound, match='plugin "stuck" not found'):
+            await networks.allocate(request("three", mode="bad"))
+        subnets = {pool["Subnet"] for pool in (await networks.inspect("bad"))["IPAM"]["Config"]}
+        await networks.create({"Name": "new"})
+        assert subnets.isdisjoint(
+            pool["Subnet"] for pool in (await networks.inspect("new"))["IPAM"]["Config"]
+        )
+
+    async def main() -> None:
+        async with plugin.serve(tmp_path):
+            with hung_server(tmp_path / "stuck.sock"), hung_server(tmp_path / "hung.sock"):
+                networks = Networks(settings, store)
+                async with asyncio.timeout(9):
+                    await networks.start()
+                await networks.settle()
+                owner = TaskOwner("test")
+                try:
+                    await second(networks, owner)
+                finally:
+                    await owner.aclose()
+                    await networks.aclose()
+
+    machine.host.call(lambda: asyncio.run(main()))
+
+
+@contextlib.contextmanager
+def hung_server(path: Path) -> Iterator[None]:
+    """Takes connections and says nothing."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        yield
