@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+from ctypes import c_char_p, c_int, c_size_t, c_uint
 from typing import Final
 
 from gantry.kernel.libc import (
@@ -19,7 +20,8 @@ from gantry.kernel.libc import (
     AT_FDCWD,
     AT_RECURSIVE,
     AT_SYMLINK_NOFOLLOW,
-    syscall,
+    failed,
+    typed,
 )
 
 MS_RDONLY: Final = 0x1
@@ -70,28 +72,42 @@ _MOVE_F_EMPTY: Final = 0x4
 _MOVE_T_EMPTY: Final = 0x40
 FSCONFIG_STRING_MAX: Final = 255
 
+_fsopen, _FSOPEN = typed("fsopen", c_char_p, c_uint)
+_fsconfig, _FSCONFIG = typed("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
+_fsmount, _FSMOUNT = typed("fsmount", c_int, c_uint, c_uint)
+_open_tree, _OPEN_TREE = typed("open_tree", c_int, c_char_p, c_uint)
+_move_mount, _MOVE_MOUNT = typed("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
+_setattr, _SETATTR = typed("mount_setattr", c_int, c_char_p, c_uint, c_char_p, c_size_t)
+
 
 def fsopen(fstype: str) -> int:
     """fsopen(2): a file system context. ENODEV where the kernel does not know the type."""
-    return syscall("fsopen", fstype.encode(), _FSOPEN_CLOEXEC, path=fstype)
+    fd = _fsopen(_FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC)
+    if fd < 0:
+        raise failed("fsopen", fstype)
+    return fd
 
 
 def fsconfig_set(fd: int, key: str, value: str | None = None) -> None:
     """Set a parameter: a string, or a flag where `value` is None (at most 255 bytes)."""
-    if value is None:
-        syscall("fsconfig", fd, _SET_FLAG, key.encode(), None, 0, path=key)
-    else:
-        syscall("fsconfig", fd, _SET_STRING, key.encode(), os.fsencode(value), 0, path=key)
+    command = _SET_FLAG if value is None else _SET_STRING
+    encoded = None if value is None else os.fsencode(value)
+    if _fsconfig(_FSCONFIG, fd, command, key.encode(), encoded, 0) < 0:
+        raise failed("fsconfig", key)
 
 
 def fsconfig_create(fd: int) -> None:
     """Make the superblock that the context describes."""
-    syscall("fsconfig", fd, _CMD_CREATE, None, None, 0)
+    if _fsconfig(_FSCONFIG, fd, _CMD_CREATE, None, None, 0) < 0:
+        raise failed("fsconfig")
 
 
 def fsmount(fd: int, attributes: int = 0) -> int:
     """fsmount(2): a detached mount of a created context; MOUNT_ATTR_* bits."""
-    return syscall("fsmount", fd, _FSMOUNT_CLOEXEC, attributes)
+    mount = _fsmount(_FSMOUNT, fd, _FSMOUNT_CLOEXEC, attributes)
+    if mount < 0:
+        raise failed("fsmount")
+    return mount
 
 
 def context_log(fd: int) -> str:
@@ -112,7 +128,10 @@ def open_tree(path: str | bytes, *, dirfd: int = AT_FDCWD, recursive: bool = Fal
         flags |= AT_RECURSIVE
     if not encoded:
         flags |= AT_EMPTY_PATH
-    return syscall("open_tree", dirfd, encoded, flags, path=path)
+    fd = _open_tree(_OPEN_TREE, dirfd, encoded, flags)
+    if fd < 0:
+        raise failed("open_tree", path)
+    return fd
 
 
 def move_mount(mount_fd: int, target_fd: int, target: str = "") -> None:
@@ -122,7 +141,8 @@ def move_mount(mount_fd: int, target_fd: int, target: str = "") -> None:
     were made here. `target_fd` may be AT_FDCWD with a path.
     """
     flags = _MOVE_F_EMPTY | (0 if target else _MOVE_T_EMPTY)
-    syscall("move_mount", mount_fd, b"", target_fd, os.fsencode(target), flags, path=target)
+    if _move_mount(_MOVE_MOUNT, mount_fd, b"", target_fd, os.fsencode(target), flags) < 0:
+        raise failed("move_mount", target)
 
 
 def mount_setattr(
@@ -139,4 +159,5 @@ def mount_setattr(
     attr = struct.pack("4Q", set_, clear, propagation, userns_fd)
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
     flags |= AT_SYMLINK_NOFOLLOW if path else 0
-    syscall("mount_setattr", fd, os.fsencode(path), flags, attr, len(attr), path=path)
+    if _setattr(_SETATTR, fd, os.fsencode(path), flags, attr, len(attr)) < 0:
+        raise failed("mount_setattr", path)

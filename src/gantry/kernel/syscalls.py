@@ -8,13 +8,14 @@ path. Everything that returns an fd sets close-on-exec.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
-from ctypes import c_uint64
+from ctypes import byref, c_char_p, c_int, c_long, c_size_t, c_uint64
 from typing import Final
 
-from gantry.kernel.libc import failed, libc, syscall
+from gantry.kernel.libc import failed, libc, syscall, typed
 
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_FS: Final = 0x00000200
@@ -59,6 +60,9 @@ KEYCTL_DESCRIBE: Final = 6
 
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
+_openat2, _OPENAT2 = typed("openat2", c_int, c_char_p, c_char_p, c_size_t)
+_Statfs = c_long * 32  # f_type is the first word
+
 
 def _path(path: str | bytes) -> bytes:
     return path if isinstance(path, bytes) else os.fsencode(path)
@@ -101,11 +105,12 @@ def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve
     encoded = _path(path)
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(128):
-        try:
-            return syscall("openat2", dirfd, encoded, how, len(how), path=path)
-        except BlockingIOError:
-            continue
-    raise OSError(11, "openat2: resource temporarily unavailable", os.fsdecode(path))
+        fd = _openat2(_OPENAT2, dirfd, encoded, how, len(how))
+        if fd >= 0:
+            return fd
+        if ctypes.get_errno() != errno.EAGAIN:
+            break
+    raise failed("openat2", path)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
@@ -125,10 +130,10 @@ _AT_EACCESS: Final = 0x200
 
 def fstatfs_type(fd: int) -> int:
     """f_type of fstatfs(2): the magic number of the file system `fd` is on."""
-    buffer = ctypes.create_string_buffer(256)
-    if libc.fstatfs(fd, ctypes.byref(buffer)) != 0:
+    buffer = _Statfs()
+    if libc.fstatfs(fd, byref(buffer)) != 0:
         raise failed("fstatfs")
-    return int(struct.unpack_from("q", buffer.raw)[0]) & 0xFFFFFFFF
+    return buffer[0] & 0xFFFFFFFF
 
 
 # --- mounts ----------------------------------------------------------------------------
