@@ -49,6 +49,7 @@ _CHAINS = (
     ("nat", "DOCKER-POSTROUTING"),
     ("raw", "DOCKER-RAW"),
 )
+_USER = ("filter", "DOCKER-USER")
 _JUMPS: tuple[Rule, ...] = (
     ("filter", "FORWARD", "-j DOCKER-FORWARD"),
     ("filter", "FORWARD", "-j DOCKER-USER"),
@@ -172,12 +173,21 @@ class IptablesFirewall:
             return whole
 
     async def close(self, *, remove: bool = False) -> None:
-        if not remove:
-            return
+        if remove:
+            await self._remove(_JUMPS, (*_CHAINS, _USER))
+
+    async def leave(self) -> None:
+        """Another backend is used now: all goes but the user's own rules, with which nobody
+        but the user knows what is meant."""
+        jumps = [jump for jump in _JUMPS if not jump[2].endswith(_USER[1])]
+        await self._remove(jumps, _CHAINS)
+
+    async def _remove(self, jumps: Iterable[Rule], chains: Iterable[tuple[str, str]]) -> None:
         for family in self._families:
-            for table, chain, rest in _JUMPS:
+            if shutil.which(family.command) is None:
+                continue
+            for table, chain, rest in jumps:
                 await _run(family, "-t", table, "-D", chain, *rest.split())
-            chains = (*_CHAINS, ("filter", "DOCKER-USER"))
             for action in ("-F", "-X"):
                 for table, chain in chains:
                     await _run(family, "-t", table, action, chain)

@@ -318,6 +318,24 @@ class NftFirewall:
         if remove:
             nftables.run(f"add table inet {self.table}\ndelete table inet {self.table}\n")
 
+    async def leave(self) -> None:
+        """Another backend is used now: all goes but the user's own rules, if there are any."""
+        elements = Elements(self.table)
+        try:
+            if not elements.exists():
+                return
+            kept = elements.rules().keys() & _USER_CHAINS
+        finally:
+            elements.close()
+        lines = [f"delete table inet {self.table}"]
+        if kept:
+            lines = [f"flush chain inet {self.table} {name}" for name in _CHAINS.keys() - kept]
+            lines += [
+                f"flush {declaration.partition(' ')[0]} inet {self.table} {name}"
+                for name, declaration in _SETS.items()
+            ]
+        nftables.run("\n".join(lines) + "\n")
+
     def _wanted(self) -> list[Element]:
         found = [Element("physical", name_field(name)) for name in self._physical]
         for elements in (*self._bridges.values(), *self._ports.values()):

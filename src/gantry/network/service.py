@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -101,6 +102,7 @@ class Networks:
                 settings.table,
                 ipv6=settings.ip6tables,
                 accept_mark=settings.bridge_accept_fwmark,
+                note=os.path.join(settings.run_dir, "firewall") if settings.run_dir else "",
             )
         self._catalog = Catalog()
         self._locks: dict[str, asyncio.Lock] = {}

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.integration.network.netlab import (
@@ -26,6 +27,7 @@ from gantry.model.network import EndpointConfig
 from gantry.network.backends import NAMES, ChosenFirewall
 from gantry.network.service import Networks
 from gantry.network.settings import NetworkSettings
+from gantry.testing.network import MemoryNetworkStore
 
 pytestmark = pytest.mark.integration
 
@@ -274,6 +276,44 @@ def test_ipv6(machine: Machine, settings: NetworkSettings) -> None:
             assert await refused(stranger.netns_fd, web.endpoints["six"].ipv6, 80)
 
     with_networks(machine, body, settings)
+
+
+@pytest.mark.usefixtures("needs_nftables")
+@pytest.mark.parametrize("first", BACKENDS)
+@pytest.mark.parametrize("second", BACKENDS)
+def test_what_another_backend_left_is_taken_away(
+    machine: Machine, tmp_path: Path, first: str, second: str
+) -> None:
+    """Its rules lead to containers that are gone, and to those that have their addresses now."""
+    store = MemoryNetworkStore()
+    settings = replace(SETTINGS, run_dir=str(tmp_path), owner="one")
+    own = {"nftables": "nft add rule inet gantry DOCKER-USER ip saddr 192.0.2.9 drop"}
+    rule = own.get(first, f"{first} -A DOCKER-USER -s 192.0.2.9 -j DROP")
+
+    async def before(networks: Networks) -> None:
+        await networks.create({"Name": "back", "EnableIPv6": True})
+        bindings = publish(("80/tcp", ("", "8080")), ("81/tcp", ("127.0.0.1", "81")))
+        await networks.allocate(request("web", mode="back", port_bindings=bindings))
+        machine.host.run(*rule.split())
+
+    async def after(networks: Networks) -> None:
+        rules = "\n".join(state(machine))
+        assert "8080" not in rules
+        assert "192.0.2.9" in rules
+        if first != second:
+            if first == "nftables":
+                assert "@bridges" not in rules
+            else:
+                assert "DOCKER-FORWARD" not in rules or second != "nftables"
+        web = await networks.allocate(
+            request("new", port_bindings=publish(("80/tcp", ("", "8081"))))
+        )
+        with tcp_server(web, 80):
+            assert await ask(machine, HOST_ADDRESS, 8081) == f"{LAN_ADDRESS} new"
+            assert await refused(machine, HOST_ADDRESS, 8080)
+
+    with_networks(machine, before, replace(settings, firewall_backend=first), store)
+    with_networks(machine, after, replace(settings, firewall_backend=second), store)
 
 
 def test_unknown_backends_are_refused() -> None:
