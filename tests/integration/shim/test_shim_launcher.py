@@ -154,6 +154,7 @@ def test_many_containers_leave_no_fd_and_no_zombie(own: ShimWorld) -> None:
             async with asyncio.TaskGroup() as group:
                 for _ in range(20):
                     group.create_task(one())
+            await tasks.settled()  # the next shims are there
 
         await many()  # there are as many starters as there will be
         makers = starters(tasks)
