@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.imagebox import (
-    Body,
-    ImageBox,
-)
+from tests.support.exchange import Exchange, Served
+from tests.support.imagebox import Body, ImageBox
+from tests.support.ownregistry import own_registry
 
 
 @pytest.fixture(params=["overlay2", "vfs"])
@@ -23,6 +22,25 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Body], None
         async def main() -> None:
             async with ImageBox(tmp_path, request.param) as box:
                 await body(box)
+
+        asyncio.run(main())
+
+    return runner
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Served:
+    driver = "overlay2" if os.geteuid() == 0 else "vfs"
+
+    def runner(body: Exchange) -> None:
+        async def main() -> None:
+            async with (
+                own_registry(tmp_path / "registry") as registry,
+                ImageBox(tmp_path / "box", driver) as box,
+            ):
+                box.images.transfers.retry_delay = 0.0
+                box.images.pusher.retry_delay = 0.0
+                await body(box, registry)
 
         asyncio.run(main())
 
