@@ -105,3 +105,11 @@ def test_an_id_that_is_not_mapped(plain: Runtime, bundle: Bundle) -> None:
     done = plain("exec", "--user", "5", name, "true")
     assert done.code == 255
     assert "cannot set uid to unmapped user in user namespace" in done.err
+
+
+def test_its_oom_score(plain: Runtime, bundle: Bundle) -> None:
+    bundle.part("process")["oomScoreAdj"] = 100
+    assert plain.ok(bundle.args("cat", "/proc/self/oom_score_adj")).strip() == "100"
+    name = plain.detached(bundle.args("sleep", "1000"))
+    done = plain("exec", name, "cat", "/proc/self/oom_score_adj")
+    assert (done.code, done.out.strip()) == (0, "100"), done.err

@@ -166,7 +166,8 @@ class _Entrant:
         own_pids = bool(self._kept.namespaces & syscalls.CLONE_NEWPID)
         if self._kept.user_namespace and os.geteuid() != 0:
             self._joined |= syscalls.CLONE_NEWUSER
-            return userns.fork_inside(self, self._pidfd, pid_namespace=own_pids)
+            score = self._process.oom_score_adj
+            return userns.fork_inside(self, self._pidfd, pid_namespace=own_pids, oom_score=score)
         return spawn.fork_into_pid_namespace(
             lambda: spawn.run(self), new=False, fd=self._pidfd if own_pids else None
         )
@@ -201,7 +202,8 @@ class _Entrant:
         os.umask(0)
         os.setsid()
         place_stdio(process)
-        security.set_oom_score(process.oom_score_adj)
+        if not self._joined & syscalls.CLONE_NEWUSER:
+            security.set_oom_score(process.oom_score_adj)
         if process.affinity[0]:
             schedule.set_affinity(process.affinity[0])
             channel.log("debug", f"nsexec: affinity: {schedule.affinity_mask():#x}")
@@ -213,6 +215,7 @@ class _Entrant:
         elif not process.affinity[0]:
             schedule.reset_affinity()
         identity.set_limits(process.identity)
+        security.check_labels(process)
         flags = kept.namespaces & ~self._joined
         if flags:
             # One call: the kernel takes all of them or none.

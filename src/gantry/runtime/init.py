@@ -189,6 +189,7 @@ class Init:
         if plan.process.terminal:
             self._open_terminal()
         # AppArmor and sysctls are written through a procfs of our own making.
+        security.check_labels(plan.process)
         security.prepare_labels(plan.process, rootfs.proc)
         security.write_sysctls(plan.sysctl, rootfs.proc)
         rootfs.cover()

@@ -87,14 +87,23 @@ def join_keyring(process: ProcessPlan, *, search: int = 0) -> None:
 _label_fd: list[int] = []
 
 
+def check_labels(process: ProcessPlan) -> None:
+    """RuntimeFailure for a label that this kernel has no use for. Called while /sys is still
+    the host's."""
+    if process.apparmor and not apparmor_enabled():
+        raise RuntimeFailure(
+            "apparmor failed to apply profile: apparmor is not enabled on this host"
+        )
+    if process.selinux and not selinux_enabled():
+        raise RuntimeFailure(
+            "selinux label is specified in config, but selinux is disabled or not supported"
+        )
+
+
 def prepare_labels(process: ProcessPlan, proc: int) -> None:
     """Open what the labels are written to, while a procfs of ours is at hand."""
     _label_fd.clear()
     if process.apparmor:
-        if not apparmor_enabled():
-            raise RuntimeFailure(
-                "apparmor failed to apply profile: apparmor is not enabled on this host"
-            )
         try:
             fd = _open_proc(proc, "thread-self/attr/apparmor/exec")
         except OSError:
@@ -106,10 +115,6 @@ def prepare_labels(process: ProcessPlan, proc: int) -> None:
         finally:
             os.close(fd)
     if process.selinux:
-        if not selinux_enabled():
-            raise RuntimeFailure(
-                "selinux label is specified in config, but selinux is disabled or not supported"
-            )
         _label_fd.append(_open_proc(proc, "thread-self/attr/exec"))
 
 

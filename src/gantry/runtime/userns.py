@@ -201,12 +201,14 @@ def _write(pid: int, name: str, mappings: Sequence[oci.IDMapping]) -> None:
         os.close(fd)
 
 
-def fork_inside(child: spawn.Child, pidfd: int, *, pid_namespace: bool) -> int:
+def fork_inside(
+    child: spawn.Child, pidfd: int, *, pid_namespace: bool, oom_score: int | None
+) -> int:
     """Fork `child` into the user namespace of `pidfd` (and its pid namespace); its pid.
 
     For a plain user, who has no rights over the pid namespace before being in the user
     namespace, which one cannot leave again: an intermediate goes there. The caller becomes
-    the child's parent, as above.
+    the child's parent, as above. oom_score: the child's, set while they have a right to it.
     """
     if not syscalls.is_subreaper():
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -216,13 +218,14 @@ def fork_inside(child: spawn.Child, pidfd: int, *, pid_namespace: bool) -> int:
         code = 1
         try:
             with no_imports():
+                security.set_oom_score(oom_score)
                 syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
                 syscalls.setns(pidfd, syscalls.CLONE_NEWUSER)
                 if pid_namespace:
                     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
                 os.write(tell, str(spawn.fork(lambda: spawn.run(child))).encode())
             code = 0
-        except OSError as error:
+        except (OSError, RuntimeFailure) as error:
             os.write(tell, b"!" + describe(error).encode())
         finally:
             os._exit(code)
