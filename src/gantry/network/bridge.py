@@ -364,13 +364,9 @@ class BridgeDriver:
                 with contextlib.suppress(OSError):
                     host.do(netlink.delete_link(found.index))
             raise
-        others = sorted(
-            (link.name, link.index)
-            for link in (() if made else netlink.links(host))
-            if link.kind == "bridge" and link.alias == self._alias + record.id and link.name != name
-        )
-        device.names = [name, *(other for other, _ in others)]
-        device.indexes = [found.index, *(index for _, index in others)]
+        bridges = [found, *(() if made else self._shards(record))]
+        device.names = [link.name for link in bridges]
+        device.indexes = [link.index for link in bridges]
         device.ports = [0] if made else self._count(device.indexes)
 
     def _configure(
@@ -417,17 +413,14 @@ class BridgeDriver:
         }
         return [
             netlink.delete_address(index, a.address, a.prefix)
-            for a in netlink.addresses(self._namespaces.host)
-            if a.index == index
-            and (a.address, a.prefix) not in wanted
-            and not ip_address(a.address).is_link_local
+            for a in netlink.addresses(self._namespaces.host, index=index)
+            if (a.address, a.prefix) not in wanted and not ip_address(a.address).is_link_local
         ]
 
     def _grow(self, record: NetworkRecord, device: _Device) -> None:
         """One more shard, and a wire from it to the first."""
         host = self._namespaces.host
-        number = len(device.names)
-        name = f"bs{number}-{record.id[: 12 - len(str(number))]}"
+        name = _shard_name(record, len(device.names))
         mtu = device.options.mtu or self._mtu
         made = _new_bridge(name, mtu, SHARD_GROUP)
         host.batch((made, netlink.set_alias(name, self._alias + record.id)))
@@ -458,15 +451,17 @@ class BridgeDriver:
     def _unmake(self, record: NetworkRecord) -> None:
         """Everything of the network ends at once but the devices, which lose their names."""
         host = self._namespaces.host
-        ours = [link for link in netlink.links(host) if link.alias == self._alias + record.id]
+        first = netlink.link(host, bridge_name(record))
+        bridges = [*([first] if first else []), *self._shards(record)]
+        wires = [port for link in bridges for port in netlink.links(host, master=link.index)]
+        ours = [link for link in (*bridges, *wires) if link.alias == self._alias + record.id]
         messages: list[netlink.Message] = []
         for link in ours:
             if link.kind == "bridge":
-                for address in netlink.addresses(host):
-                    if address.index == link.index:
-                        messages.append(
-                            netlink.delete_address(link.index, address.address, address.prefix)
-                        )
+                messages += (
+                    netlink.delete_address(link.index, address.address, address.prefix)
+                    for address in netlink.addresses(host, index=link.index)
+                )
                 gone = (errno.ENODEV,)  # by an earlier remove
                 messages.append(netlink.set_link(link.index, up=False, ignore=gone))
                 spare = "gone" + secrets.token_hex(4)
@@ -478,8 +473,21 @@ class BridgeDriver:
         self._namespaces.host.batch([netlink.delete_link(name=name) for name in names if name])
 
     def _count(self, indexes: Sequence[int]) -> list[int]:
-        masters = [link.master for link in netlink.links(self._namespaces.host)]
-        return [masters.count(index) for index in indexes]
+        host = self._namespaces.host
+        return [len(netlink.links(host, master=index)) for index in indexes]
+
+    def _shards(self, record: NetworkRecord) -> list[netlink.Link]:
+        """A network's further bridges that there are."""
+        found: list[netlink.Link] = []
+        while True:
+            link = netlink.link(self._namespaces.host, _shard_name(record, len(found) + 1))
+            if link is None or link.alias != self._alias + record.id:
+                return found
+            found.append(link)
+
+
+def _shard_name(record: NetworkRecord, number: int) -> str:
+    return f"bs{number}-{record.id[: 12 - len(str(number))]}"
 
 
 def _conflict(record: NetworkRecord, other: NetworkRecord) -> str:
@@ -533,7 +541,7 @@ def present_addresses(namespaces: Namespaces, bridge: str) -> list[str]:
     found = netlink.link(host, bridge)
     if found is None:
         return []
-    return [f"{a.address}/{a.prefix}" for a in netlink.addresses(host) if a.index == found.index]
+    return [f"{a.address}/{a.prefix}" for a in netlink.addresses(host, index=found.index)]
 
 
 def routes_on_link(namespaces: Namespaces) -> list[str]:
