@@ -228,7 +228,9 @@ class Engine:
 
         system = System(
             options,
-            self._facts(settings, snapshots, images, events, tasks.version),
+            self._facts(
+                settings, snapshots, images, events, tasks.version, networks.firewall_backend
+            ),
             containers,
             lambda since, until, filters: subscribe(events, since, until, filters),
             usage,
@@ -264,6 +266,7 @@ class Engine:
         images: Images,
         events: EventBus,
         containerd: tuple[str, str],
+        firewall: str,
     ) -> Facts:
         runtimes = {name: r.path or r.type for name, r in settings.runtimes.items()}
         security = ["name=seccomp,profile=" + (settings.seccomp_profile or "builtin")]
@@ -287,7 +290,7 @@ class Engine:
             cgroup_version=settings.cgroup_version,
             security_options=security,
             init_binary=os.path.basename(settings.init_path),
-            firewall=self._options.text("firewall-backend"),
+            firewall=firewall,
             registries=registry_settings(self._options).info(),
             containerd=containerd,
         )

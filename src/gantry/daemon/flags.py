@@ -15,6 +15,7 @@ from typing import Final
 
 from gantry.daemon.options import BY_KEY, OPTIONS, Option, Options, Value
 from gantry.model.errors import InvalidParameter
+from gantry.network.backends import NAMES as FIREWALLS
 
 CONFIG_FILE: Final = "/etc/gantry/daemon.json"
 _TRUE: Final = ("1", "t", "T", "true", "TRUE", "True")
@@ -308,7 +309,7 @@ def _validate(options: Options) -> None:
         if value not in ("cgroupfs", "systemd"):
             raise InvalidParameter(f"native.cgroupdriver option {value} is not supported")
     _check_addresses(options)
-    if options.text("firewall-backend") not in ("nftables", "iptables"):
+    if options.text("firewall-backend") not in FIREWALLS:
         raise InvalidParameter(f'invalid firewall-backend "{options.text("firewall-backend")}"')
     if options.text("default-ipc-mode") not in ("private", "shareable"):
         raise InvalidParameter(

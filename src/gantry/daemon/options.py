@@ -130,7 +130,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("ip-masq", "flag", "Masquerade traffic that leaves the bridge", True),
     _option("iptables", "flag", "Set up the packet filter", True),
     _option("ip6tables", "flag", "Set up the IPv6 packet filter", True),
-    _option("firewall-backend", "text", "nftables or iptables", "nftables"),
+    _option("firewall-backend", "text", "nftables, iptables, iptables-nft or -legacy", "nftables"),
     _option("ipv6", "flag", "IPv6 on the default bridge"),
     _option("userland-proxy", "flag", "Publish on loopback by a proxy where NAT can't", True),
     _option("userland-proxy-path", "text", "Ignored: the proxy is in the daemon"),

@@ -239,6 +239,13 @@ class Networks:
         return self._firewall is None or await self._firewall.check()
 
     @property
+    def firewall_backend(self) -> str:
+        """What filters packets, by the name it has in `info`."""
+        chosen = self._firewall
+        backend = chosen.backend if isinstance(chosen, ChosenFirewall) else ""
+        return (backend or self._settings.firewall_backend).partition("-")[0]
+
+    @property
     def default_bridge(self) -> str:
         """Its device's name, "" when there is none."""
         record = self._catalog.named("bridge")

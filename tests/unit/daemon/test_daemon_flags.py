@@ -62,6 +62,7 @@ def test_forms_of_flags(empty: str) -> None:
         (("--icc=maybe",), 'invalid argument "maybe" for "--icc" flag'),
         (("--data-root",), "flag needs an argument: --data-root"),
         (("-l", "loud"), "invalid logging level: loud"),
+        (("--firewall-backend", "pf"), 'invalid firewall-backend "pf"'),
         (("--label", "x"), "bad attribute format: x"),
         (("--exec-opt", "a=b"), "Unknown option to --exec-opt: a"),
         (("--max-download-attempts", "0"), "invalid max download attempts: 0"),
@@ -88,6 +89,12 @@ def test_files_that_make_no_sense(tmp_path: Path, content: str, text: str) -> No
     path.write_text(content)
     with pytest.raises(InvalidParameter, match=text):
         parsed(str(path))
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables", "iptables-nft", "iptables-legacy"])
+def test_every_firewall_backend_can_be_chosen(empty: str, backend: str) -> None:
+    options = parsed(empty, "--firewall-backend", backend).options
+    assert network_settings(options).firewall_backend == backend
 
 
 def test_file_and_flags(tmp_path: Path) -> None:
