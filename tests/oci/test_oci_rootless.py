@@ -113,3 +113,10 @@ def test_its_oom_score(plain: Runtime, bundle: Bundle) -> None:
     name = plain.detached(bundle.args("sleep", "1000"))
     done = plain("exec", name, "cat", "/proc/self/oom_score_adj")
     assert (done.code, done.out.strip()) == (0, "100"), done.err
+
+
+def test_it_sees_the_cgroup_that_it_is_in(plain: Runtime, bundle: Bundle) -> None:
+    """`spec --rootless` has a cgroup mount, whether there is a right to a cgroup or not."""
+    mounts = [mount for mount in bundle.entries("mounts") if isinstance(mount, dict)]
+    assert "/sys/fs/cgroup" in [mount["destination"] for mount in mounts]
+    assert plain.ok(bundle.args("ls", "/sys/fs/cgroup")).split()

@@ -37,10 +37,18 @@ def _unified(target: int, options: Options, plan: InitPlan) -> None:
             if error.errno not in (errno.EPERM, errno.EBUSY):
                 raise
             # A user namespace without a cgroup namespace: its own part, bound.
-            fd = detached.bind(plan.cgroup_folders[""], options)
+            planned = plan.cgroup_folders[""]
+            fd = detached.bind(_folder("", planned, layout.detect().unified), options)
         scope.callback(os.close, fd)
         detached.attach(fd, target)
         detached.set_propagation(fd, options)
+
+
+def _folder(controller: str, planned: str, where: str) -> str:
+    """The cgroup that init is in: a plain user may have got none of its own (`planned`)."""
+    if os.path.isdir(planned):
+        return planned
+    return where + layout.own_paths().get(controller, "/")
 
 
 def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, str]) -> None:
@@ -60,6 +68,7 @@ def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, 
                     words = (*options.data, controller)
                     fd = detached.new("cgroup", "cgroup", options.replace(data=words))
                 else:
+                    folder = _folder(controller, folder, where)
                     fd = api.open_tree(folder, recursive=options.recursive)
                 scope.callback(os.close, fd)
                 inside[name] = fd

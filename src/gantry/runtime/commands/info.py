@@ -119,8 +119,6 @@ def rootless(document: dict[str, object], uid: int, gid: int) -> dict[str, objec
     for mount in mounts:
         if mount["destination"] == "/sys":
             mount = _mount("/sys", "none", "/sys", ["rbind", "nosuid", "noexec", "nodev", "ro"])
-        elif mount["destination"] == "/sys/fs/cgroup":
-            continue
         elif mount["destination"] == "/dev/pts":
             mount["options"] = [word for word in mount["options"] if not word.startswith("gid=")]
         kept.append(mount)
