@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gantry.containers import sandbox as surroundings
 from gantry.containers.core import Core
@@ -29,7 +29,13 @@ BACKOFF_MAX: Final = 60.0
 STEADY: Final = 10.0
 """A run of this many seconds starts the doubling anew."""
 
-Remove = Callable[[Container], Awaitable[None]]
+
+class Remove(Protocol):
+    """What removes a container whose lock is held. deleted: its record's deletion, under way."""
+
+    def __call__(
+        self, container: Container, deleted: Awaitable[None] | None = None
+    ) -> Awaitable[None]: ...
 
 
 class Exits:
@@ -105,7 +111,14 @@ class Exits:
         core.event(container, "die", lasted)
         # Whoever starts, stops or removes it next waits for this lock.
         async with container.lock:
-            forgotten = core.owner.spawn(self._forget(container, task), f"forget {container.id}")
+            goes = not again and self._goes(container)
+            deleted = None
+            if goes:
+                container.change(removing=True)
+                deletion = core.store.delete(container.id)
+                deleted = core.owner.spawn(deletion, f"delete {container.id}", report=False)
+            end = self._forget(container, task, noted=not goes)
+            forgotten = core.owner.spawn(end, f"forget {container.id}")
             await asyncio.sleep(0)  # what the disk and the shim do meanwhile has begun
             await surroundings.dissolve(core, container)
             await forgotten
@@ -113,14 +126,25 @@ class Exits:
                 exited.set_result(None)
             if again:
                 self._restart_later(container, ran)
-            elif container.record.host_config.auto_remove and not live.restarting_by_user:
-                await self._remove(container)
+            elif goes:
+                await self._remove(container, deleted)
 
-    async def _forget(self, container: Container, task: Task | None) -> None:
-        """First we know it, then the shim may forget it."""
+    def _goes(self, container: Container) -> bool:
+        """Whether its end is its removal: nobody else is at it, nobody starts it again."""
+        return (
+            container.record.host_config.auto_remove
+            and not container.live.restarting_by_user
+            and not container.state.removing
+            and self._core.table.by_id(container.id) is not None
+        )
+
+    async def _forget(self, container: Container, task: Task | None, *, noted: bool) -> None:
+        """First we know it, then the shim may forget it. (Not of a container that goes: a task
+        without a record is a stray, and a record without a task is of one that goes.)"""
         if task is not None:
             with contextlib.suppress(GantryError, OSError):
-                await self._core.noted(container)
+                if noted:
+                    await self._core.noted(container)
                 await task.delete()
 
     def _wanted(self, container: Container, code: int, by_user: bool) -> bool:

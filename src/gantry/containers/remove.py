@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable
 
 from msgspec.structs import replace
 
@@ -62,18 +63,26 @@ class Remover:
             why = f"container is {status}: stop the container before removing or force remove"
         raise Conflict(f'cannot remove container "{container.name}": {why}')
 
-    async def auto_remove(self, container: Container) -> None:
-        """At the end of one with AutoRemove; the lock is held."""
-        if container.state.removing or self._core.table.by_id(container.id) is None:
-            return
-        container.change(removing=True)
-        await self.remove_locked(container, volumes=True)
+    async def auto_remove(
+        self, container: Container, deleted: Awaitable[None] | None = None
+    ) -> None:
+        """At the end of one with AutoRemove; the lock is held. deleted: see `remove_locked`."""
+        if deleted is None:
+            if container.state.removing or self._core.table.by_id(container.id) is None:
+                return
+            container.change(removing=True)
+        await self.remove_locked(container, volumes=True, deleted=deleted)
 
-    async def remove_locked(self, container: Container, *, volumes: bool) -> None:
-        """The record first, in one transaction: what a crash leaves is swept at the start."""
+    async def remove_locked(
+        self, container: Container, *, volumes: bool, deleted: Awaitable[None] | None = None
+    ) -> None:
+        """The record first, in one transaction: what a crash leaves is swept at the start.
+
+        deleted: the record's deletion, where it is under way.
+        """
         core, record = self._core, container.record
         try:
-            await core.store.delete(container.id)
+            await (deleted or core.store.delete(container.id))
         except BaseException:
             container.change(removing=False)
             raise
