@@ -199,6 +199,29 @@ def test_a_limit_that_cannot_be(runtime: Runtime, bundle: Bundle) -> None:
     assert not [p for p in runtime.root.iterdir() if not p.name.startswith(".")]
 
 
+@pytest.mark.parametrize("limit", [1, 64 << 10])
+def test_a_memory_limit_that_is_too_low(runtime: Runtime, bundle: Bundle, limit: int) -> None:
+    """Init is killed for it; whoever made it lives, says so, and leaves nothing."""
+    result = runtime.run(limited(bundle, memory={"limit": limit}))
+    assert result.code == 1, result.text
+    assert "memory limit" in result.err
+    assert not [p for p in runtime.root.iterdir() if not p.name.startswith(".")]
+
+
+@only_v1
+@pytest.mark.parametrize(("shares", "text"), [(1, "minimum"), (262145, "maximum")])
+def test_shares_that_cannot_be(runtime: Runtime, bundle: Bundle, shares: int, text: str) -> None:
+    result = runtime.run(limited(bundle, cpu={"shares": shares}))
+    assert result.code == 1
+    assert f"the {text} allowed cpu-shares is" in result.err
+
+
+@only_v1
+def test_the_unified_hierarchy_beside_v1(runtime: Runtime, bundle: Bundle) -> None:
+    bundle.mount("/mnt", "cgroup2", "cgroup2")
+    assert "cgroup.controllers" in runtime.ok(bundle.args("ls", "/mnt"))
+
+
 @only_v1
 def test_the_container_s_view(runtime: Runtime, bundle: Bundle) -> None:
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "ro")

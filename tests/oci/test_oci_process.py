@@ -61,6 +61,20 @@ def test_user_group_and_supplementary_groups(runtime: Runtime, bundle: Bundle) -
     assert sorted(found["Groups"].split()) == ["7", "8"]
 
 
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_an_id_that_is_none(runtime: Runtime, bundle: Bundle, kind: str) -> None:
+    """2**32 - 1 is no user: to the kernel it means to stay who one is, root."""
+    bundle.part("process", "user")[kind] = 2**32 - 1
+    result = runtime.run(bundle.args("id"))
+    assert result.code == 1, result.out
+    assert "unable to setup user" in result.err or runtime.name == "runc"
+    bundle.part("process", "user")[kind] = 0
+    name = runtime.detached(bundle.args("sleep", "1000"))
+    words = "4294967295" if kind == "uid" else "1:4294967295"
+    result = runtime("exec", "-u", words, name, "id")
+    assert result.code == 255, result.out
+
+
 def test_no_supplementary_group_is_inherited(runtime: Runtime, bundle: Bundle) -> None:
     assert status(runtime, bundle)["Groups"] == ""
 

@@ -128,7 +128,8 @@ def _memory(folders: dict[str, str], memory: Memory) -> None:
     if memory.swappiness is not None:
         if memory.swappiness > 100:
             raise OSError(
-                errno.EINVAL, f"invalid memory swappiness value: {memory.swappiness} (0-100)"
+                errno.EINVAL,
+                f"invalid memory swappiness value: {memory.swappiness} (valid range is 0-100)",
             )
         files.write(folder, "memory.swappiness", str(memory.swappiness))
 
@@ -163,6 +164,10 @@ def _cpu(folders: dict[str, str], cpu: CPU) -> None:
     if cpu.idle is not None:
         writes.append(("cpu.idle", str(cpu.idle)))
     if cpu.shares:
+        if cpu.shares < 2:
+            raise OSError(errno.EINVAL, "the minimum allowed cpu-shares is 2")
+        if cpu.shares > 262144:
+            raise OSError(errno.EINVAL, "the maximum allowed cpu-shares is 262144")
         writes.append(("cpu.shares", str(cpu.shares)))
     # Real time: the period before the runtime, or the quotient is checked against the old one.
     if cpu.realtime_period:

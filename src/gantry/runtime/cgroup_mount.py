@@ -13,6 +13,12 @@ from gantry.mounts.options import Options, parse
 from gantry.runtime.plan import InitPlan, MountPlan
 
 
+def is_view(kind: str) -> bool:
+    """Whether a mount of this type is the container's view of its cgroups. On a machine with
+    v1's hierarchies "cgroup2" is what it says: the unified one, as any file system."""
+    return kind == "cgroup" or (kind == "cgroup2" and layout.detect().pure)
+
+
 def mount(root: int, planned: MountPlan, plan: InitPlan) -> None:
     """Mount the one unified hierarchy, or under v1 a tmpfs with a folder a controller.
 

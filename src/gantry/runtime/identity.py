@@ -25,6 +25,8 @@ RLIMITS: Final[Mapping[str, int]] = {
         )
     )
 }  # fmt: skip
+_NO_ID: Final = 2**32 - 1
+"""The kernel's "leave it as it is": whoever asks to be this user would stay root."""
 # KILL and STOP, and the two that the C library keeps for its threads.
 _SIG_DFL: Final = 0
 _UNCHANGEABLE: Final = frozenset((9, 19, 32, 33))
@@ -83,6 +85,12 @@ def of_process(process: Process, *, set_groups: bool = True) -> Identity:
             sets[name], others = capabilities.bits(getattr(caps, name))
             unknown.update(others)
     user = process.user
+    for kind, number in (("uid", user.uid), ("gid", user.gid)):
+        if number == _NO_ID:
+            raise RuntimeFailure(
+                f"unable to setup user: cannot set{kind} to unmapped {kind} {number}"
+                " in user namespace"
+            )
     return Identity(
         uid=user.uid,
         gid=user.gid,

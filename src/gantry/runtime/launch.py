@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gantry.cgroups import files, manager
 from gantry.cgroups.group import Cgroup
@@ -109,7 +109,7 @@ def launch(
         )  # fmt: skip
         linux, kept = thought.linux, thought.kept
         _refuse_used(thought.cgroup)
-        share = _can_share_memory(thought.plan, thought.cgroup)
+        share = _can_share_memory(thought.plan, thought.cgroup, thought.resources)
         if sibling:
             _refuse_sibling(thought, share=share)
         ours, theirs = handshake.pair(logger, verbose=verbose)
@@ -411,12 +411,19 @@ def _start_time(pid: int, pidfd: int | None) -> int:
     return found
 
 
-def _can_share_memory(thought: InitPlan, cgroup: Cgroup) -> bool:
+_ROOM: Final = 192 << 10
+"""With a lower memory limit init may well be killed for it, and its caller too, where they
+share their memory."""
+
+
+def _can_share_memory(thought: InitPlan, cgroup: Cgroup, resources: Resources) -> bool:
     """Whether init never waits for its caller, but for the cgroup that it enters itself, and
     no other container sees it (who joins a pid namespace is seen there)."""
     hooks_, program = thought.hooks, thought.process.seccomp
+    limit = resources.memory.limit if resources.memory is not None else None
     return (
         vfork.available
+        and not (limit and 0 < limit < _ROOM)
         and bool(thought.cgroup_entrances)
         and len(thought.cgroup_entrances) == len(cgroup.entrances())
         and thought.namespaces.makes("pid")

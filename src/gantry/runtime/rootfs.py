@@ -163,7 +163,7 @@ class Rootfs:
                 detached.set_attributes(target, planned.options)
             finally:
                 os.close(target)
-        elif kind in ("cgroup", "cgroup2"):
+        elif cgroup_mount.is_view(kind):
             self._wait_for_cgroup()
             cgroup_mount.mount(self.root, planned, self._plan)
         else:
