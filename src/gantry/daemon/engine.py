@@ -290,7 +290,7 @@ class Engine:
             cgroup_version=settings.cgroup_version,
             security_options=security,
             init_binary=os.path.basename(settings.init_path),
-            firewall=firewall,
+            firewall=firewall or self._options.text("firewall-backend"),
             registries=registry_settings(self._options).info(),
             containerd=containerd,
         )

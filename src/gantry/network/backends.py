@@ -37,10 +37,11 @@ def parse_mark(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Used:
-    """A backend that has, or had, rules of ours."""
+    """A backend that has, or had, rules of ours. policies: see `IptablesFirewall.leave`."""
 
     backend: str
     table: str
+    policies: str = ""
 
     def same(self, other: _Used) -> bool:
         """Whether both speak of the same rules: iptables has no table that is ours alone."""
@@ -55,24 +56,15 @@ def _read(path: str) -> list[_Used]:
             rows = [line.split() for line in file]
     except OSError:
         return []
-    return [_Used(row[0], row[1]) for row in rows if len(row) == 2 and row[0] in NAMES]
-
-
-def _write(path: str, used: Sequence[_Used]) -> None:
-    if not path:
-        return
-    with contextlib.suppress(OSError):
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            file.writelines(f"{one.backend} {one.table}\n" for one in used)
-        os.replace(path + ".new", path)
+    return [_Used(*row) for row in rows if len(row) in (2, 3) and row[0] in NAMES]
 
 
 class ChosenFirewall:
     """A `Firewall` that settles on a backend at `start`: the one that was asked for, or
     the next one that this kernel can do.
 
-    backend: "" or one of NAMES. apart, accept_mark: see `NftFirewall`; the latter is
-    "VALUE" or "VALUE/MASK" (dockerd's --bridge-accept-fwmark). note: a file for what is in
+    backend: "" or one of NAMES. accept_mark: "VALUE" or "VALUE/MASK" of packets that may go
+    into every bridge (dockerd's --bridge-accept-fwmark). note: a file for what is in
     use, that does not outlast the machine's run; "" for none.
     """
 
@@ -90,7 +82,6 @@ class ChosenFirewall:
                 f'invalid firewall-backend "{backend}": must be one of {", ".join(NAMES)}'
             )
         self.backend = ""
-        self.apart: Sequence[str] = ()
         self._wanted = backend
         self._table = table
         self._ipv6 = ipv6
@@ -98,6 +89,7 @@ class ChosenFirewall:
         self._chosen: Firewall | None = None
         self._note = note
         self._former: list[_Used] = []
+        self._policies = ""
 
     def _candidates(self) -> Sequence[str]:
         if self._wanted in ("iptables-nft", "iptables-legacy"):
@@ -106,7 +98,7 @@ class ChosenFirewall:
 
     def _make(self, name: str, table: str) -> NftFirewall | IptablesFirewall:
         if name == "nftables":
-            return NftFirewall(table, self.apart, self._mark)
+            return NftFirewall(table, self._mark)
         flavour = name.partition("-")[2]
         return IptablesFirewall(flavour, ipv6=self._ipv6, accept_mark=self._mark)
 
@@ -123,11 +115,26 @@ class ChosenFirewall:
             if refused:
                 _log.warning("firewall: using %s (%s)", name, "; ".join(refused))
             self.backend, self._chosen = name, backend
-            now = _Used(name, self._table)
-            self._former = [one for one in used if not one.same(now)]
-            _write(self._note, [*self._former, now])
+            for one in used:
+                if one.same(self._used):
+                    self._policies = one.policies
+            self._former = [one for one in used if not one.same(self._used)]
+            self._remember()
             return
         raise System("no firewall backend works: " + "; ".join(refused))
+
+    @property
+    def _used(self) -> _Used:
+        return _Used(self.backend, self._table, self._policies)
+
+    def _remember(self) -> None:
+        if not self._note:
+            return
+        with contextlib.suppress(OSError):
+            with open(self._note + ".new", "w", encoding="utf-8") as file:
+                for one in (*self._former, self._used):
+                    file.write(f"{one.backend} {one.table} {one.policies}\n")
+            os.replace(self._note + ".new", self._note)
 
     @property
     def _now(self) -> Firewall:
@@ -149,12 +156,23 @@ class ChosenFirewall:
     async def settle(self) -> None:
         await self._now.settle()
         for one in self._former:
+            former = self._make(one.backend, one.table)
             try:
-                await self._make(one.backend, one.table).leave()
+                if isinstance(former, IptablesFirewall):
+                    await former.leave(one.policies)
+                else:
+                    await former.leave()
             except OSError as error:
                 _log.warning("what %s did before stays: %s", one.backend, error)
         self._former = []
-        _write(self._note, [_Used(self.backend, self._table)])
+        self._remember()
+
+    async def no_router(self, version: int) -> bool:
+        changed = await self._now.no_router(version)
+        if changed and str(version) not in self._policies:
+            self._policies += str(version)
+            self._remember()
+        return changed
 
     async def check(self) -> bool:
         return await self._now.check()

@@ -4,6 +4,9 @@ A real dockerd sets the policy of iptables' FORWARD chain to DROP, which drops o
 containers' packets too: what one table accepts, another may still drop. So, and only
 then, accept rules for our bridges are put at the head of that chain (of DOCKER-USER,
 which dockerd never flushes, where there is one).
+
+This is for a backend whose own rules are elsewhere. In iptables these would come before all
+that keeps networks apart: the iptables backend takes them away.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from gantry.network.nftables import Elements
 _log = logging.getLogger(__name__)
 
 _COMMENT = "gantry"
+MARK = f"-m comment --comment {_COMMENT} -j ACCEPT"
+"""How our rules end, as iptables shows them."""
 
 
 def allow(bridge: str) -> None:
@@ -84,9 +89,9 @@ def _may_drop(family: str) -> bool:
 
 
 def forget(bridge: str) -> None:
-    """Take the rules of `allow` away again."""
-    for command in ("iptables", "ip6tables"):
-        if shutil.which(command) is None:
+    """Take the rules of `allow` away again, if there may be any. Blocks like it."""
+    for command, family in (("iptables", "ip"), ("ip6tables", "ip6")):
+        if not _may_drop(family) or shutil.which(command) is None:
             continue
         for chain in ("DOCKER-USER", "FORWARD"):
             for side in ("-i", "-o"):

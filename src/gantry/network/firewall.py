@@ -95,6 +95,11 @@ class Firewall(Protocol):
     async def link(self, add: Sequence[LinkRule], remove: Sequence[LinkRule] = ()) -> None:
         """Exceptions from icc=false."""
 
+    async def no_router(self, version: int) -> bool:
+        """The engine is about to switch forwarding on, for its own networks (4 or 6: of which
+        IP version): what the host would then forward between its other interfaces is dropped.
+        Whether this changed a policy that is not ours."""
+
     async def settle(self) -> None:
         """Forget what an earlier daemon left and nobody has declared since."""
 

@@ -23,7 +23,6 @@ from gantry.network import bridge, coexist, drivers, interfaces, netlink, resolu
 from gantry.network.firewall import Firewall
 from gantry.network.ipam import DefaultIpam
 from gantry.network.netns import Namespaces
-from gantry.network.nft import physical_interfaces
 from gantry.network.settings import NetworkSettings
 
 _LINK_LOCAL = IPv6Network("fe80::/64")
@@ -41,47 +40,46 @@ def place(settings: NetworkSettings) -> NetworkSettings:
     return replace(settings, bridge=found, table=table, managed=not settings.bridge)
 
 
-def forward(settings: NetworkSettings) -> Sequence[str]:
-    """Switch IPv4 forwarding on. Docker then drops what is forwarded between other
-    interfaces; we drop it only between those that are real devices, so that virtual
-    machines, VPNs and a real dockerd beside us go on working: the devices' names, none
-    when somebody else had switched it on already. That it was us is noted, for the next
-    daemon: the host is to be no router after a restart either."""
+async def forward(settings: NetworkSettings, firewall: Firewall | None, version: int) -> None:
+    """Switch forwarding on. Whatever this would forward between the host's other interfaces is
+    dropped, unless somebody else had switched it on already. That it was us is noted, for the
+    next daemon: the host is to be no router after a restart either."""
     if not settings.ip_forward:
-        return ()
-    note = os.path.join(settings.run_dir, "forwarding") if settings.run_dir else ""
-    if interfaces.read_sysctl("net.ipv4.ip_forward") != "1":
-        if note:
-            with open(note, "w", encoding="ascii"):
-                pass  # before: a crash between the two must not make it look like another's
-        interfaces.write_sysctl("net.ipv4.ip_forward", "1", required=True)
-    elif not note or not os.path.exists(note):
-        return ()
-    return () if settings.ip_forward_no_drop else physical_interfaces()
-
-
-def forward6(settings: NetworkSettings) -> None:
-    """Switch IPv6 forwarding on, once a network has IPv6.
-
-    A host that forwards ignores router advertisements unless it is told otherwise, and
-    would lose its own default route: interfaces that accept them are told so first.
-    """
-    name = "net.ipv6.conf.all.forwarding"
-    if not settings.ip_forward or interfaces.read_sysctl(name) in ("1", ""):
         return
+    name = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
+    off = interfaces.read_sysctl(name) == "0"
+    folder, suffix = settings.run_dir, "" if version == 4 else "6"
+    note = os.path.join(folder, "forwarding" + suffix) if folder else ""
+    if off and note:
+        with open(note, "w", encoding="ascii"):
+            pass  # before: a crash between the two must not make it look like another's
+    ours = off or (note and os.path.exists(note))
+    if ours and firewall is not None and not settings.ip_forward_no_drop:
+        await firewall.no_router(version)
+    if off:
+        if version == 6:
+            _keep_listening()
+            interfaces.write_sysctl("net.ipv6.conf.default.forwarding", "1")
+        interfaces.write_sysctl(name, "1", required=version == 4)
+
+
+def _keep_listening() -> None:
+    """A host that forwards IPv6 ignores router advertisements unless it is told otherwise, and
+    would lose its own default route: interfaces that accept them are told so."""
     with contextlib.suppress(OSError):
         for interface in os.listdir("/proc/sys/net/ipv6/conf"):
             accept = f"/proc/sys/net/ipv6/conf/{interface}/accept_ra"
             if read(accept).strip() == b"1":
                 with open(accept, "w") as file:
                     file.write("2")
-    interfaces.write_sysctl("net.ipv6.conf.default.forwarding", "1")
-    interfaces.write_sysctl(name, "1")
 
 
-async def coexist_with(firewall: Firewall | None, name: str) -> None:
-    if firewall is not None:
-        await asyncio.get_running_loop().run_in_executor(None, coexist.allow, name)
+async def coexist_with(name: str) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, coexist.allow, name)
+
+
+async def coexist_without(name: str) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, coexist.forget, name)
 
 
 def reserved_subnets(namespaces: Namespaces, resolv_conf: str) -> list[str]:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
+from gantry.network.coexist import MARK
 from gantry.network.firewall import BridgeRules, LinkRule, PortRule
 
 _log = logging.getLogger(__name__)
@@ -77,12 +78,14 @@ class IptablesError(OSError):
 
 @dataclass(slots=True)
 class _Family:
-    """One of iptables and ip6tables. rules: with how many need each, in order of coming."""
+    """One of iptables and ip6tables. rules: with how many need each, in order of coming. drop:
+    FORWARD's policy is to be that."""
 
     version: int
     command: str
     rules: Counter[Rule] = field(default_factory=Counter)
     usable: bool = True
+    drop: bool = False
 
 
 class IptablesFirewall:
@@ -156,6 +159,17 @@ class IptablesFirewall:
         self._links.difference_update(gone)
         self._links.update(new)
 
+    async def no_router(self, version: int) -> bool:
+        """By FORWARD's policy, as dockerd does it."""
+        async with self._lock:
+            for family in self._families:
+                if family.version == version and family.usable:
+                    family.drop = "-P FORWARD ACCEPT" in await _said(family, "-S", "FORWARD")
+                    if family.drop:
+                        await _run(family, "-P", "FORWARD", "DROP")
+                    return family.drop
+        return False
+
     async def settle(self) -> None:
         async with self._lock:
             for family in self._families:
@@ -175,12 +189,18 @@ class IptablesFirewall:
     async def close(self, *, remove: bool = False) -> None:
         if remove:
             await self._remove(_JUMPS, (*_CHAINS, _USER))
+            for family in self._families:
+                if family.drop:
+                    await _run(family, "-P", "FORWARD", "ACCEPT")
 
-    async def leave(self) -> None:
+    async def leave(self, policies: str = "") -> None:
         """Another backend is used now: all goes but the user's own rules, with which nobody
-        but the user knows what is meant."""
+        but the user knows what is meant. policies: versions whose policy `no_router` changed."""
         jumps = [jump for jump in _JUMPS if not jump[2].endswith(_USER[1])]
         await self._remove(jumps, _CHAINS)
+        for family in self._families:
+            if str(family.version) in policies:
+                await _run(family, "-P", "FORWARD", "ACCEPT")
 
     async def _remove(self, jumps: Iterable[Rule], chains: Iterable[tuple[str, str]]) -> None:
         for family in self._families:
@@ -218,10 +238,15 @@ class IptablesFirewall:
         """Our chains with all that is wanted, and the jumps to them, at once."""
         if not family.usable:
             return
-        user = await _run(family, "-t", "filter", "-S", "DOCKER-USER") == 0
+        present = (await _said(family, "-S")).splitlines()
+        user = f"-N {_USER[1]}" in present
         lines: dict[str, list[str]] = {"filter": [], "nat": [], "raw": []}
+        # What the nftables backend once needed beside another firewall would undo all of ours.
+        lines["filter"] += [f"-D{line[2:]}" for line in present if line.endswith(MARK)]
         for table, chain in _CHAINS:
             lines[table].append(f":{chain} - [0:0]")
+        if family.drop:
+            lines["filter"].append(":FORWARD DROP [0:0]")
         if not user:
             lines["filter"].append(":DOCKER-USER - [0:0]")
         for table, chain, rest in _JUMPS:
@@ -374,10 +399,16 @@ async def _in_place(family: _Family) -> bool:
 
 
 async def _save(family: _Family) -> str:
+    return await _output(f"{family.command}-save")
+
+
+async def _said(family: _Family, *arguments: str) -> str:
+    return await _output(family.command, "-w", *arguments)
+
+
+async def _output(*words: str) -> str:
     def call() -> str:
-        return subprocess.run(
-            (f"{family.command}-save",), capture_output=True, text=True, check=False
-        ).stdout
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
     return await asyncio.get_running_loop().run_in_executor(None, call)
 

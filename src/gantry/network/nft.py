@@ -90,7 +90,8 @@ _SETS = {
     "port6": "map {type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;}",
     "range4": ("map {type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval;}"),
     "range6": ("map {type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval;}"),
-    "physical": "set {type ifname;}",
+    "physical4": "set {type ifname;}",
+    "physical6": "set {type ifname;}",
 }
 
 _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -159,7 +160,8 @@ _CHAINS: dict[str, tuple[str, tuple[str, ...]]] = {
             "oifname @internal drop",
             "oifname @bridges jump inward",
             "iifname @bridges accept",
-            "iifname @physical oifname @physical drop",
+            "meta nfproto ipv4 iifname @physical4 oifname @physical4 drop",
+            "meta nfproto ipv6 iifname @physical6 oifname @physical6 drop",
         ),
     ),
     "linked": (
@@ -224,18 +226,12 @@ def ruleset(table: str, present: Chains = _CHAINS) -> str:
 
 
 class NftFirewall:
-    """`Firewall` by nftables. apart: interfaces between which the host must not begin to
-    forward just because the engine switched forwarding on. accept_mark: see `chains`."""
+    """`Firewall` by nftables. accept_mark: see `chains`."""
 
-    def __init__(
-        self,
-        table: str = "gantry",
-        apart: Sequence[str] = (),
-        accept_mark: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, table: str = "gantry", accept_mark: tuple[int, int] | None = None) -> None:
         self.table = table
         self._chains = chains(accept_mark)
-        self._physical = tuple(apart)
+        self._physical: list[Element] = []
         self._elements: Elements | None = None
         self._generation = -1  # of the ruleset, when it was last found whole
         self._bridges: dict[str, list[Element]] = {}
@@ -246,8 +242,6 @@ class NftFirewall:
     async def start(self) -> None:
         nftables.run(ruleset(self.table, self._chains))
         self._elements = Elements(self.table)
-        physical = [Element("physical", name_field(name)) for name in self._physical]
-        self._elements.change(add=physical)
 
     async def add_bridge(self, rules: BridgeRules) -> None:
         elements = _bridge_elements(rules)
@@ -280,6 +274,12 @@ class NftFirewall:
         self._change(map(_link_element, add), map(_link_element, gone))
         self._links.difference_update(gone)
         self._links.update(add)
+
+    async def no_router(self, version: int) -> bool:
+        found = [Element(f"physical{version}", name_field(n)) for n in physical_interfaces()]
+        self._change(found, [])
+        self._physical += found
+        return False
 
     async def settle(self) -> None:
         wanted = {(e.set, e.key, e.key_end) for e in self._wanted()}
@@ -337,7 +337,7 @@ class NftFirewall:
         nftables.run("\n".join(lines) + "\n")
 
     def _wanted(self) -> list[Element]:
-        found = [Element("physical", name_field(name)) for name in self._physical]
+        found = list(self._physical)
         for elements in (*self._bridges.values(), *self._ports.values()):
             found += elements
         found += map(_link_element, self._links)
@@ -442,10 +442,19 @@ def _whole(version: str) -> tuple[bytes, bytes]:
     return bytes(size), b"\xff" * size
 
 
-def physical_interfaces() -> list[str]:
-    """Names of the interfaces that are real devices (or a hypervisor's)."""
-    base = "/sys/class/net"
+def physical_interfaces(base: str = "/sys/class/net") -> list[str]:
+    """Names of the interfaces that are real devices (or a hypervisor's), and of those that lead
+    to one: its VLANs, a bond, a bridge that it is in."""
+    below: dict[str, set[str]] = {}
+    found: set[str] = set()
     try:
-        return sorted(n for n in os.listdir(base) if os.path.exists(f"{base}/{n}/device"))
+        for name in os.listdir(base):
+            inside = os.listdir(f"{base}/{name}")
+            below[name] = {n.removeprefix("lower_") for n in inside if n.startswith("lower_")}
+            if "device" in inside:
+                found.add(name)
     except OSError:
-        return []
+        return sorted(found)  # one has just gone
+    while more := {name for name, lower in below.items() if lower & found} - found:
+        found |= more
+    return sorted(found)

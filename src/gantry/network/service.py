@@ -155,11 +155,9 @@ class Networks:
         """Make the default bridge and the packet filter, bring stored networks back. System
         when the kernel refuses."""
         try:
-            apart = hostside.forward(self._settings)
-            if isinstance(self._firewall, ChosenFirewall):
-                self._firewall.apart = apart
             if self._firewall is not None:
                 await self._firewall.start()
+            await hostside.forward(self._settings, self._firewall, 4)
             stored = {record.id: record for record in self._store.load()}
             await self._predefined({record.name: record for record in stored.values()})
         except OSError as error:
@@ -241,9 +239,10 @@ class Networks:
     @property
     def firewall_backend(self) -> str:
         """What filters packets, by the name it has in `info`."""
-        chosen = self._firewall
-        backend = chosen.backend if isinstance(chosen, ChosenFirewall) else ""
-        return (backend or self._settings.firewall_backend).partition("-")[0]
+        if self._firewall is None:
+            return ""
+        chosen = self._firewall.backend if isinstance(self._firewall, ChosenFirewall) else ""
+        return (chosen or self._settings.firewall_backend).partition("-")[0]
 
     @property
     def default_bridge(self) -> str:
@@ -496,10 +495,10 @@ class Networks:
             await creation.give_back(record, ipam)
             raise
         self._catalog.put(record)
-        if record.driver == "bridge":
-            await hostside.coexist_with(self._firewall, bridge.bridge_name(record))
+        if record.driver == "bridge" and self.firewall_backend == "nftables":
+            await hostside.coexist_with(bridge.bridge_name(record))
         if record.enable_ipv6:
-            hostside.forward6(self._settings)
+            await hostside.forward(self._settings, self._firewall, 6)
         return record
 
     async def _remove(self, record: NetworkRecord) -> None:
@@ -525,6 +524,8 @@ class Networks:
         except BaseException:
             self._catalog.put(record)
             raise
+        if record.driver == "bridge" and self.firewall_backend == "nftables":
+            await hostside.coexist_without(bridge.bridge_name(record))
         self._naming.forget_network(record)
         self._audit.forget(record.id)
         if not record.config_only:
@@ -585,9 +586,10 @@ class Networks:
         await self._bridges.create(record)
         if record != known:
             await self._store.save(record)
-        await hostside.coexist_with(self._firewall, name)
+        if self.firewall_backend == "nftables":
+            await hostside.coexist_with(name)
         if record.enable_ipv6:
-            hostside.forward6(self._settings)
+            await hostside.forward(self._settings, self._firewall, 6)
 
     def _driver_of(self, record: NetworkRecord) -> Driver:
         driver = self._drivers.get(record.driver)

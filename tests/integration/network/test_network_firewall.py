@@ -141,6 +141,8 @@ def test_links_without_icc(machine: Machine, settings: NetworkSettings) -> None:
 
 
 def test_all_of_it_goes_away(machine: Machine, settings: NetworkSettings) -> None:
+    machine.host.run("sysctl", "-w", "net.ipv6.conf.all.forwarding=1")
+
     async def body(networks: Networks) -> None:
         await networks.ready()
         before = state(machine)
@@ -314,6 +316,42 @@ def test_what_another_backend_left_is_taken_away(
 
     with_networks(machine, before, replace(settings, firewall_backend=first), store)
     with_networks(machine, after, replace(settings, firewall_backend=second), store)
+
+
+@pytest.mark.parametrize("flavour", [b for b in BACKENDS if b != "nftables"])
+@pytest.mark.parametrize("already", [False, True])
+def test_forwarding_for_containers_makes_no_router(
+    machine: Machine, tmp_path: Path, flavour: str, already: bool
+) -> None:
+    """As with dockerd: what forwarding was not on for before is dropped."""
+    command6 = flavour.replace("iptables", "ip6tables")
+    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        machine.host.run("sysctl", "-w", f"{name}={int(already)}")
+
+    def policies() -> list[str]:
+        return [machine.host.run(c, "-S", "FORWARD").split()[2] for c in (flavour, command6)]
+
+    wanted = "ACCEPT" if already else "DROP"
+
+    async def body(networks: Networks) -> None:
+        assert policies() == [wanted, "ACCEPT"]
+        await networks.create({"Name": "six", "EnableIPv6": True})
+        assert policies() == [wanted, wanted]
+        machine.host.run(flavour, "-F", "FORWARD")
+        assert not await networks.check_firewall()
+        assert policies() == [wanted, wanted]
+        web = await networks.allocate(request("web", port_bindings=publish(("80", ("", "8080")))))
+        with tcp_server(web, 80):
+            assert await ask(machine, HOST_ADDRESS, 8080) == f"{LAN_ADDRESS} web"
+
+    store = MemoryNetworkStore()
+    settings = replace(SETTINGS, run_dir=str(tmp_path), owner="one", firewall_backend=flavour)
+    with_networks(machine, body, settings, store)
+
+    async def after(networks: Networks) -> None:
+        assert policies() == ["ACCEPT", "ACCEPT"]
+
+    with_networks(machine, after, replace(settings, firewall_backend=""), store)
 
 
 def test_unknown_backends_are_refused() -> None:

@@ -13,9 +13,16 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from tests.integration.network.netlab import SETTINGS, inside, request, with_networks
+from tests.integration.network.netlab import (
+    SETTINGS,
+    inside,
+    refused,
+    request,
+    tcp_server,
+    with_networks,
+)
 from tests.integration.network.test_network_dns import LanServer, resolve
-from tests.support.machine import LAN_ADDRESS, Machine
+from tests.support.machine import HOST_ADDRESS, LAN_ADDRESS, Machine
 
 from gantry.model.network import Sandbox
 from gantry.network import dnswire
@@ -128,3 +135,38 @@ def test_a_few_cannot_keep_all_from_asking(machine: Machine, tmp_path: Path) -> 
             assert await resolve(good, "example.org") == ["203.0.113.5"]
 
     with_networks(machine, body, replace(SETTINGS, resolv_conf=str(tmp_path / "resolv.conf")))
+
+
+def test_a_host_that_drops_does_not_open_networks(
+    machine: Machine, settings: NetworkSettings
+) -> None:
+    """Where FORWARD's policy is DROP we accept our own packets, and no others' by that."""
+    for command in ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"):
+        machine.host.run(command, "-P", "FORWARD", "DROP")
+        machine.host.run(command, "-N", "DOCKER-USER")
+        machine.host.run(command, "-A", "FORWARD", "-j", "DOCKER-USER")
+        for side in ("-i", "-o"):  # left from a time with nftables
+            comment = ("-m", "comment", "--comment", "gantry")
+            machine.host.run(
+                command, "-A", "DOCKER-USER", side, "docker0", *comment, "-j", "ACCEPT"
+            )
+    machine.lan.run("ip", "route", "add", "172.16.0.0/12", "via", HOST_ADDRESS)
+
+    async def body(networks: Networks) -> None:
+        if settings.firewall_backend == "nftables":  # it accepts what others would drop
+            for command in ("iptables-legacy", "ip6tables-legacy"):
+                machine.host.run(command, "-P", "FORWARD", "ACCEPT")
+        await networks.create({"Name": "back", "EnableIPv6": True})
+        web = await networks.allocate(request("web"))
+        db = await networks.allocate(request("db", mode="back"))
+        with tcp_server(web, 80), tcp_server(db, 80):
+            assert await refused(web.netns_fd, db.endpoints["back"].ip, 80)
+            assert await refused(db.netns_fd, web.endpoints["bridge"].ip, 80)
+            assert await refused(machine, web.endpoints["bridge"].ip, 80)
+            assert await refused(machine, db.endpoints["back"].ip, 80)
+        before = machine.host.run("iptables-nft", "-S", "DOCKER-USER")
+        await networks.create({"Name": "more"})
+        await networks.remove("more")
+        assert machine.host.run("iptables-nft", "-S", "DOCKER-USER") == before
+
+    with_networks(machine, body, settings)
