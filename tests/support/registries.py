@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from tests.support.machine import Host
 
 
 def free_port() -> int:
@@ -53,13 +54,16 @@ class DebianRegistry:
         extra: str = "",
         address: str = "127.0.0.1",
         client_authority: Path | None = None,
+        within: Host | None = None,
     ) -> None:
-        """token: realm, service, issuer, rootcertbundle. extra: lines for the configuration."""
+        """token: realm, service, issuer, rootcertbundle. extra: lines for the configuration.
+        within: the host it runs on."""
         if shutil.which("docker-registry") is None:
             pytest.skip("docker-registry is not installed")
         self.port = free_port()
         self.host = f"{address}:{self.port}"
         self._address = address
+        self._within = within
         self.root = root
         self._tls = tls
         self.log = root / "registry.log"
@@ -100,7 +104,10 @@ class DebianRegistry:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                ["docker-registry", "serve", str(self.root / "config.yml")],
+                [
+                    *(self._within.command if self._within else ()),
+                    *("docker-registry", "serve", str(self.root / "config.yml")),
+                ],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -125,6 +132,13 @@ class DebianRegistry:
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, bytes]:
         """One exchange: status and body."""
+        if self._within is not None:
+            return self._within.call(lambda: self._request(method, path, body, headers))
+        return self._request(method, path, body, headers)
+
+    def _request(
+        self, method: str, path: str, body: Any, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
         connection: http.client.HTTPConnection
         if self._tls is not None:
             context = ssl._create_unverified_context()

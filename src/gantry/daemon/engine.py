@@ -92,6 +92,7 @@ class Engine:
         self._undo = contextlib.AsyncExitStack()
         self.addresses: Sequence[str] = ()
         self._core: Core | None = None
+        self._images: Images | None = None
         self._system: System | None = None
 
     async def start(self) -> None:
@@ -106,10 +107,11 @@ class Engine:
 
     def reload(self, options: Options) -> None:
         """What a running daemon can change (moby daemon/reload.go): what new containers get,
-        whether containers outlive it, its labels and what `info` says. InvalidParameter."""
-        core, system = self._core, self._system
-        assert core is not None and system is not None
-        settings = container_settings(options)
+        whether containers outlive it, how registries are talked to, its labels and what `info`
+        says. InvalidParameter."""
+        core, system, images = self._core, self._system, self._images
+        assert core is not None and system is not None and images is not None
+        settings, registries = container_settings(options), registry_settings(options)
         core.settings = replace(
             core.settings,
             default_runtime=settings.default_runtime,
@@ -124,7 +126,8 @@ class Engine:
             init=settings.init,
             init_path=settings.init_path,
         )
-        system.reload(options, settings.default_runtime)
+        core.owner.spawn(images.set_registries(registries), "reload registries")
+        system.reload(options, settings.default_runtime, registries.info())
         core.events.publish(
             "daemon", "reload", system.engine_id, reload_attributes(options, settings)
         )
@@ -216,7 +219,7 @@ class Engine:
                 events=events,
             )
         )
-        self._core = containers.core
+        self._core, self._images = containers.core, images
         images.set_users(containers)
         containers.commits.make = partial(commit, images)
         containers.recovery.load()

@@ -80,10 +80,10 @@ class System:
     def engine_id(self) -> str:
         return self._facts.engine_id
 
-    def reload(self, options: Options, default_runtime: str) -> None:
+    def reload(self, options: Options, default_runtime: str, registries: Json) -> None:
         """The daemon's configuration has changed."""
         self._options = options
-        self._facts = replace(self._facts, default_runtime=default_runtime)
+        self._facts = replace(self._facts, default_runtime=default_runtime, registries=registries)
 
     def version(self) -> Json:
         kernel = os.uname()
