@@ -174,6 +174,10 @@ class ChosenFirewall:
             self._remember()
         return changed
 
+    @property
+    def dear(self) -> bool:
+        return self._now.dear
+
     async def check(self) -> bool:
         return await self._now.check()
 

@@ -83,6 +83,10 @@ class BridgeOptions:
                     raise failed(name, "nil ip") from None
             return value
 
+        trusted = tuple(filter(None, options.get(TRUSTED, "").split(":")))
+        for name in trusted:
+            if len(name) > 15 or "/" in name or any(map(str.isspace, name)):
+                raise InvalidParameter(f"invalid interface name in {TRUSTED}: {name!r}")
         mtu = options.get(drivers.MTU_OPTION, "0")
         try:
             number = int(mtu)
@@ -103,7 +107,7 @@ class BridgeOptions:
             binding=address(BINDING),
             host4=address(drivers.HOST_IPV4_OPTION, 4),
             host6=address(drivers.HOST_IPV6_OPTION, 6),
-            trusted=tuple(filter(None, options.get(TRUSTED, "").split(":"))),
+            trusted=trusted,
             iface_prefix=options.get(drivers.IFACE_PREFIX_OPTION) or "eth",
         )
 

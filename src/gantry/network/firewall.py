@@ -103,6 +103,10 @@ class Firewall(Protocol):
     async def settle(self) -> None:
         """Forget what an earlier daemon left and nobody has declared since."""
 
+    @property
+    def dear(self) -> bool:
+        """Whether every `check` costs processes, not just those after a change of somebody's."""
+
     async def check(self) -> bool:
         """Whether all is in place; if another tool flushed it, restores it in one
         transaction and returns False."""

@@ -32,6 +32,7 @@ from ipaddress import ip_network
 
 from gantry.network.coexist import MARK
 from gantry.network.firewall import BridgeRules, LinkRule, PortRule
+from gantry.network.nftables import Elements
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ class IptablesFirewall:
         self._ports: set[PortRule] = set()
         self._links: set[LinkRule] = set()
         self._lock = asyncio.Lock()
+        self._ruleset: Elements | None = None  # where iptables is nftables
+        self._generation = -1  # of it, when all was last found in place
 
     async def start(self) -> None:
         for family in self._families:
@@ -123,6 +126,8 @@ class IptablesFirewall:
             family.rules.update(self._fixed)
             if family.version == 6:
                 family.rules.update(_FIXED6)
+        if "nf_tables" in await _said(self._families[0], "-V"):
+            self._ruleset = Elements("filter", "ip")
 
     async def add_bridge(self, rules: BridgeRules) -> None:
         before = self._bridges.get(rules.bridge)
@@ -176,17 +181,28 @@ class IptablesFirewall:
                 await self._replace(family)
             self._settled = True
 
+    @property
+    def dear(self) -> bool:
+        return self._ruleset is None
+
     async def check(self) -> bool:
         async with self._lock:
+            generation = -1 if self._ruleset is None else self._ruleset.generation()
+            if generation == self._generation >= 0:
+                return True
             whole = True
             for family in self._families:
                 if family.usable and not await _in_place(family):
                     _log.warning("%s: our chains are gone; restoring", family.command)
                     await self._replace(family)
                     whole = False
+            self._generation = generation if whole else -1
             return whole
 
     async def close(self, *, remove: bool = False) -> None:
+        if self._ruleset is not None:
+            self._ruleset.close()
+            self._ruleset = None
         if remove:
             await self._remove(_JUMPS, (*_CHAINS, _USER))
             for family in self._families:

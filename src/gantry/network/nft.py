@@ -291,6 +291,10 @@ class NftFirewall:
                     stale.append(Element(name, key, value, key_end))
         self._change([], stale)
 
+    @property
+    def dear(self) -> bool:
+        return False
+
     async def check(self) -> bool:
         assert self._elements is not None
         if self._elements.generation() == self._generation:

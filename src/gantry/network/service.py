@@ -67,7 +67,7 @@ from gantry.network.vlan import VlanDriver
 
 _log = logging.getLogger(__name__)
 
-_SLOWER = 15  # iptables is asked less often: each look is some processes
+_SLOWER = 5  # legacy iptables is asked less often: each look is two processes
 _PLUGINS_START = 5.0  # seconds that plugins get when the daemon starts
 
 Json = dict[str, Any]
@@ -195,15 +195,14 @@ class Networks:
         """Other tools flush rulesets, and a dockerd that starts later drops our packets."""
         keeper = coexist.Keeper()
         loop = asyncio.get_running_loop()
-        chosen = self._firewall
-        slow = isinstance(chosen, ChosenFirewall) and chosen.backend != "nftables"
+        slow = self._firewall is not None and self._firewall.dear
         poll = self._settings.firewall_poll * (_SLOWER if slow else 1)
         try:
             while True:
                 await asyncio.sleep(poll)
                 try:
                     await self.check_firewall()
-                    if not slow:
+                    if self.firewall_backend == "nftables":
                         bridges = [
                             bridge.bridge_name(r) for r in self._catalog if r.driver == "bridge"
                         ]

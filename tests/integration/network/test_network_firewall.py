@@ -227,6 +227,22 @@ def test_even_parts_of_it_are_missed(machine: Machine, command: str) -> None:
 
 
 @pytest.mark.usefixtures("needs_nftables")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_flush_is_noticed_by_itself(machine: Machine, backend: str) -> None:
+    async def body(networks: Networks) -> None:
+        await networks.ready()
+        await networks.allocate(request("web", port_bindings=publish(("80", ("", "8080")))))
+        before = sorted(state(machine))
+        for command in ("nft flush ruleset", "iptables-legacy -t nat -F", "iptables-legacy -F"):
+            machine.host.run(*command.split())
+        async with asyncio.timeout(10):
+            while not set(before) <= set(state(machine)):
+                await asyncio.sleep(0.05)
+
+    with_networks(machine, body, replace(SETTINGS, firewall_poll=0.1, firewall_backend=backend))
+
+
+@pytest.mark.usefixtures("needs_nftables")
 def test_nobody_has_to_ask_for_the_check(machine: Machine) -> None:
     async def body(networks: Networks) -> None:
         await networks.ready()
