@@ -140,6 +140,8 @@ class Engine:
         for word in ("Downloads", "Uploads"):
             most = options.number(f"max-concurrent-{word.lower()}")
             _log.debug("Max Concurrent %s: %d", word, most)
+        if options.given("oom-score-adjust"):
+            roots.set_oom_score(options.number("oom-score-adjust"))
         files = undo.enter_context(contextlib.ExitStack())
         roots.prepare(settings.data_root, 0o710)
         roots.prepare(settings.exec_root, 0o711)

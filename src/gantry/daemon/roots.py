@@ -1,4 +1,5 @@
-"""The daemon's own files: both roots with their locks, the pid file, and how many may be open.
+"""The daemon's own files: both roots with their locks, the pid file, and how many may be open;
+and how dear it is to the kernel.
 
 Two daemons on one root would destroy each other's containers, so each root is locked
 (flock(2), which goes with the process however it ends) before anything in it is read.
@@ -11,7 +12,7 @@ import fcntl
 import os
 import resource
 
-from gantry.model.errors import Conflict, System
+from gantry.model.errors import Conflict, InvalidParameter, System
 
 
 def raise_file_limit() -> None:
@@ -19,6 +20,18 @@ def raise_file_limit() -> None:
     published port, a sandbox and a client are a file each. Go does the same for dockerd."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def set_oom_score(score: int) -> None:
+    """How soon the kernel kills the daemon, its launcher and shims for memory (proc(5));
+    containers have their own. InvalidParameter, System."""
+    if not -1000 <= score <= 1000:
+        raise InvalidParameter(f"invalid oom-score-adjust {score}: must be between -1000 and 1000")
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(score))
+    except OSError as error:
+        raise System(f"unable to set the OOM score: {os.strerror(error.errno or 0)}")
 
 
 def prepare(path: str, mode: int) -> None:

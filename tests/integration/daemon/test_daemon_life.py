@@ -143,6 +143,7 @@ def test_two_daemons_never_share_a_root() -> None:
         (("-s", "nothere"), "driver not supported"),
         (("--default-runtime", "odd"), "unknown or invalid runtime name: odd"),
         (("--bip", "nonsense"), "nonsense"),
+        (("--oom-score-adjust", "-2000"), "must be between -1000 and 1000"),
     ],
 )
 def test_what_cannot_start_says_so_in_one_line(
@@ -327,3 +328,12 @@ def test_published_ports_do_not_use_up_the_files() -> None:
         found.start()
         with found.api() as api:
             assert state(api, one)["Running"]
+
+
+def test_how_soon_the_daemon_is_killed_for_memory() -> None:
+    with engine("--oom-score-adjust=200") as found, found.api() as api:
+        container = int(str(state(api, make(api, "sleep", "600"))["Pid"]))
+        helpers = [pid for pid in found.processes() if pid != container]
+        scores = {Path(f"/proc/{pid}/oom_score_adj").read_text().strip() for pid in helpers}
+        assert scores == {"200"}
+        assert Path(f"/proc/{container}/oom_score_adj").read_text().strip() == "0"
