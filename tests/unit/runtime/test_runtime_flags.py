@@ -156,6 +156,9 @@ def test_features_are_json(capfd: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capfd.readouterr().out)
     assert "rro" in document["mountOptions"]
     assert document["linux"]["intelRdt"]["enabled"] is False
+    # Every annotation that changes what is done with the host.
+    unsafe = document["potentiallyUnsafeConfigAnnotations"]
+    assert {"org.systemd.property.", "org.criu.config"} <= set(unsafe)
 
 
 def test_spec_is_written_once(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

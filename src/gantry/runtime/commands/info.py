@@ -195,7 +195,11 @@ def features(context: Context, arguments: Arguments) -> int:
             "org.opencontainers.runc.checkpoint.enabled": "true",
             "org.opencontainers.runc.version": __version__,
         },
-        "potentiallyUnsafeConfigAnnotations": ["bundle", "org.systemd.property."],
+        "potentiallyUnsafeConfigAnnotations": [
+            "bundle",
+            "org.systemd.property.",
+            "org.criu.config",
+        ],
     }
     print(json.dumps(document, indent=4))
     return 0
