@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,87 @@ def test_the_host_s_shared_mounts_stay(runtime: Runtime, bundle: Bundle, tmp_pat
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def flagged(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """A mount of the host's with the flags that are asked for; its path."""
+    folder = tmp_path / "flagged"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "x", str(folder)], check=True)
+
+    def remount(flags: str) -> str:
+        time = "" if "atime" in flags else ",strictatime"
+        words = f"remount,bind,dev,suid,exec,rw,{flags}{time}"
+        subprocess.run(["mount", "-o", words, str(folder)], check=True)
+        return str(folder)
+
+    yield remount
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+# The host's flags, the bind's words; what it has then, what it has not.
+FLAGS = [
+    ("ro,noexec,noatime", [], "ro noexec noatime", "rw"),
+    ("ro,noexec,noatime", ["nosuid"], "rw nosuid noatime", "noexec"),
+    ("ro,nodev", ["rw"], "rw", "nodev"),
+    ("nodev,nosuid", ["ro"], "ro", "nodev nosuid"),
+    ("noatime", ["atime"], "noatime", "relatime"),
+    ("noatime", ["relatime"], "relatime", "noatime"),
+    ("noatime", ["nodiratime"], "nodiratime relatime", "noatime"),
+    ("nodiratime", ["strictatime"], "rw", "nodiratime relatime noatime"),
+]
+
+
+@pytest.mark.parametrize(("host", "words", "has", "has_not"), FLAGS)
+def test_the_flags_of_a_bind(
+    runtime: Runtime,
+    bundle: Bundle,
+    flagged: Callable[[str], str],
+    host: str,
+    words: list[str],
+    has: str,
+    has_not: str,
+) -> None:
+    """With none it has its source's, with some it has those and no others."""
+    if words == ["rw"] and runtime.name == "runc":
+        pytest.skip("runc 1.1 takes it for none")
+    bundle.mount("/mnt", "bind", flagged(host), "bind", *words)
+    found = runtime.ok(bundle.sh("grep ' /mnt ' /proc/self/mounts")).split()[3].split(",")
+    assert set(has.split()) <= set(found), found
+    assert set(has_not.split()).isdisjoint(found), found
+
+
+# As above, in a user namespace; None: it is refused.
+LOCKED = [
+    ("ro,noexec", ["nosuid"], "ro noexec nosuid"),
+    ("nodev,nosuid,noatime", ["ro"], "ro nodev nosuid noatime"),
+    ("ro", ["rw"], None),
+    ("nodev", ["dev"], None),
+    ("noatime", ["relatime"], None),
+    ("noatime", ["norelatime"], "noatime"),
+]
+
+
+@pytest.mark.parametrize(("host", "words", "has"), LOCKED)
+def test_the_flags_of_a_bind_are_locked_for_a_user_namespace(
+    runtime: Runtime,
+    bundle: Bundle,
+    flagged: Callable[[str], str],
+    host: str,
+    words: list[str],
+    has: str | None,
+) -> None:
+    if runtime.name == "runc":
+        pytest.skip("since runc 1.2")
+    bundle.namespace("user")
+    for kind in ("uidMappings", "gidMappings"):
+        bundle.part("linux")[kind] = MAPS
+    bundle.mount("/mnt", "bind", flagged(host), "bind", *words)
+    result = runtime.run(bundle.sh("grep ' /mnt ' /proc/self/mounts"))
+    if has is None:
+        assert result.code == 1, result.out
+        assert "error during container init: error mounting" in result.err
+        assert "operation not permitted" in result.err
+    else:
+        assert set(has.split()) <= set(result.out.split()[3].split(",")), result.text

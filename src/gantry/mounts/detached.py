@@ -5,6 +5,7 @@ A function returns a mount's fd; closing it before `attach` undoes everything.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,6 +20,12 @@ _MOUNT_LEVEL_RO: Final = frozenset(
     ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "tmpfs", "securityfs", "bpf")
 )
 _DATA_MAX: Final = 4095
+# Flags of a mount that who made it can lock, for those who get it with fewer rights; and all.
+_LOCKABLE: Final = (
+    api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NODEV | api.MOUNT_ATTR_NOEXEC
+)
+_FLAGS: Final = _LOCKABLE | api.MOUNT_ATTR_NOSYMFOLLOW
+_TIMES: Final = api.MOUNT_ATTR_ATIME | api.MOUNT_ATTR_NODIRATIME
 
 
 def new(fstype: str, source: str, options: Options) -> int:
@@ -114,18 +121,69 @@ def _from_within(data: Sequence[str]) -> tuple[str, str]:
     return top, ",".join(words)
 
 
-def bind(source: str, options: Options, *, dirfd: int | None = None) -> int:
-    """A detached bind of `source` (recursive for rbind) with its attributes already set."""
+def bind(source: str, options: Options, *, dirfd: int | None = None, locked: bool = False) -> int:
+    """A detached bind of `source` (recursive for rbind) with its attributes already set.
+
+    Without any flag it has its source's; with some it has those, and no others (runc's
+    reading of mount(8)). locked: it is for a user namespace, where what the source has stays,
+    and to ask in so many words for it to go is a PermissionError. So it is where the kernel
+    says so.
+    """
     if dirfd is None:
         fd = api.open_tree(source, recursive=options.recursive)
     else:
         fd = api.open_tree(source, dirfd=dirfd, recursive=options.recursive)
     try:
-        set_attributes(fd, options)
+        if options.flagged:
+            _set_flags(fd, options, locked=locked)
+        if options.rec_set or options.rec_clear:
+            api.mount_setattr(fd, set_=options.rec_set, clear=options.rec_clear, recursive=True)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _set_flags(fd: int, options: Options, *, locked: bool) -> None:
+    loose = options.clear | api.MOUNT_ATTR_NOSYMFOLLOW & ~options.set
+    if locked:
+        _refuse_locked(_attributes(fd), options)
+    else:
+        try:
+            api.mount_setattr(fd, set_=options.set, clear=options.clear | _FLAGS & ~options.set)
+            return
+        except PermissionError:
+            pass  # some are locked: only what was asked for, then
+    api.mount_setattr(fd, set_=options.set, clear=loose)
+
+
+def _attributes(fd: int) -> int:
+    """MOUNT_ATTR_* of a mount."""
+    flags = os.fstatvfs(fd).f_flag
+    found = api.MOUNT_ATTR_STRICTATIME if not flags & (_ST_NOATIME | _ST_RELATIME) else 0
+    for bit, attribute in _ST_FLAGS:
+        if flags & bit:
+            found |= attribute
+    return found
+
+
+_ST_NOATIME: Final = 1 << 10
+_ST_RELATIME: Final = 1 << 12
+_ST_FLAGS: Final = (
+    (1 << 0, api.MOUNT_ATTR_RDONLY),
+    (1 << 1, api.MOUNT_ATTR_NOSUID),
+    (1 << 2, api.MOUNT_ATTR_NODEV),
+    (1 << 3, api.MOUNT_ATTR_NOEXEC),
+    (_ST_NOATIME, api.MOUNT_ATTR_NOATIME),
+    (1 << 11, api.MOUNT_ATTR_NODIRATIME),
+)
+
+
+def _refuse_locked(have: int, options: Options) -> None:
+    asked = options.clear & have & _LOCKABLE
+    other_times = options.clear & api.MOUNT_ATTR_ATIME and (options.set ^ have) & _TIMES
+    if asked or other_times:
+        raise PermissionError(errno.EPERM, "cannot clear locked flags: operation not permitted")
 
 
 def set_attributes(fd: int, options: Options) -> None:

@@ -23,7 +23,8 @@ _ATTRIBUTES: Final[dict[str, tuple[int, bool]]] = {
     "nosymfollow": (api.MOUNT_ATTR_NOSYMFOLLOW, True),
     "symfollow": (api.MOUNT_ATTR_NOSYMFOLLOW, False),
 }
-# Access times are one field with three values: the last word wins.
+# Access times are one field with three values: the last word wins. Recursive words say what is
+# to be; plain ones are mount(2)'s flags, and to take back what was not said says nothing.
 _ATIME: Final[dict[str, int]] = {
     "noatime": api.MOUNT_ATTR_NOATIME,
     "atime": api.MOUNT_ATTR_RELATIME,
@@ -37,6 +38,11 @@ _PROPAGATION: Final[dict[str, int]] = {
     "shared": api.MS_SHARED,
     "slave": api.MS_SLAVE,
     "unbindable": api.MS_UNBINDABLE,
+}
+_NO_ATIME: Final[dict[str, int]] = {
+    "atime": api.MOUNT_ATTR_NOATIME,
+    "norelatime": api.MOUNT_ATTR_RELATIME,
+    "nostrictatime": api.MOUNT_ATTR_STRICTATIME,
 }
 # Flags of the superblock: fsconfig(2) takes them by these names, mount(2) as bits.
 _SUPER: Final[dict[str, tuple[int, bool]]] = {
@@ -74,7 +80,8 @@ class Options(Record):
 
     set, clear: MOUNT_ATTR_* of this mount; rec_set, rec_clear: of it and all below it.
     super_flags: MS_* of the superblock. propagation: (MS_* type, recursive) in order.
-    data: what is left, for the file system itself.
+    data: what is left, for the file system itself. flagged: some word was a flag of mount(2),
+    to set or to clear.
     idmap: "" or "idmap" or "ridmap".
     """
 
@@ -90,6 +97,7 @@ class Options(Record):
     remount: bool = False
     tmpcopyup: bool = False
     idmap: str = ""
+    flagged: bool = False
 
     @property
     def readonly(self) -> bool:
@@ -138,6 +146,24 @@ def _attribute(word: str, set_: int, clear: int) -> tuple[int, int] | None:
     return None
 
 
+def _plain(word: str, set_: int, clear: int) -> tuple[int, int] | None:
+    """As mount(2) has it: an access time that is not said stays as it is, one that is said
+    takes nodiratime with it."""
+    times = api.MOUNT_ATTR_ATIME | api.MOUNT_ATTR_NODIRATIME
+    if word in _NO_ATIME:
+        if clear & times and set_ & api.MOUNT_ATTR_ATIME == _NO_ATIME[word]:
+            set_ &= ~api.MOUNT_ATTR_ATIME
+            clear = clear if set_ & api.MOUNT_ATTR_NODIRATIME else clear & ~times
+        return set_, clear
+    if word in _ATIME:
+        return set_ & ~api.MOUNT_ATTR_ATIME | _ATIME[word], clear | times
+    if word == "nodiratime":
+        return set_ | api.MOUNT_ATTR_NODIRATIME, clear | times
+    if word == "diratime":
+        return set_ & ~api.MOUNT_ATTR_NODIRATIME, clear
+    return _attribute(word, set_, clear)
+
+
 _cache: dict[tuple[str, ...], Options] = {}
 
 
@@ -154,20 +180,22 @@ def parse(words: Iterable[str]) -> Options:
 
 def _parse(words: tuple[str, ...]) -> Options:
     set_ = clear = rec_set = rec_clear = super_flags = 0
-    bind = recursive = remount = tmpcopyup = False
+    bind = recursive = remount = tmpcopyup = flagged = False
     idmap = ""
     propagation: list[tuple[int, bool]] = []
     data: list[str] = []
     for word in words:
-        plain = _attribute(word, set_, clear)
+        plain = _plain(word, set_, clear)
         below = _attribute(word[1:], rec_set, rec_clear) if word[:1] == "r" else None
         if plain is not None:
             set_, clear = plain
+            flagged = True
         elif below is not None:
             rec_set, rec_clear = below
         elif word in _SUPER:
             bit, on = _SUPER[word]
             super_flags = super_flags | bit if on else super_flags & ~bit
+            flagged = True
         elif word in _PROPAGATION or (word[:1] == "r" and word[1:] in _PROPAGATION):
             deep = word not in _PROPAGATION
             propagation.append((_PROPAGATION[word[1:] if deep else word], deep))
@@ -194,4 +222,5 @@ def _parse(words: tuple[str, ...]) -> Options:
         remount=remount,
         tmpcopyup=tmpcopyup,
         idmap=idmap,
+        flagged=flagged,
     )

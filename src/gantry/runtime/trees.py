@@ -20,6 +20,7 @@ from gantry.oci import runtime_spec as oci
 from gantry.runtime import spawn, userns
 from gantry.runtime.errors import RuntimeFailure, describe
 from gantry.runtime.plan import MountPlan
+from gantry.runtime.reap import UNABLE
 
 
 def prepare(
@@ -45,13 +46,13 @@ def prepare(
                 found.append(planned.replace(late=True))
                 continue
             try:
-                tree = _clone(planned, linux)
+                tree = _clone(planned, linux, locked=all_binds)
                 scope.callback(os.close, tree)
                 if mapped:
                     _map(tree, planned, linux, spaces, scope, joined)
             except OSError as error:
                 raise RuntimeFailure(
-                    f'unable to start container process: error mounting "{planned.source}" to '
+                    f'{UNABLE}error during container init: error mounting "{planned.source}" to '
                     f'rootfs at "{planned.mount.destination}": {describe(error)}'
                 )
             planned = planned.replace(tree=tree)
@@ -61,6 +62,7 @@ def prepare(
 
 def on_demand(planned: MountPlan, linux: oci.Linux, joined: int | None, pid: int) -> int:
     """The tree of a `late` mount, from the mount namespace that init (`pid`) builds up."""
+    locked = any(namespace.type == "user" for namespace in linux.namespaces)
     with ExitStack() as scope:
         try:
             own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -71,7 +73,7 @@ def on_demand(planned: MountPlan, linux: oci.Linux, joined: int | None, pid: int
             scope.callback(os.close, pidfd)
             syscalls.setns(pidfd, syscalls.CLONE_NEWNS)
             try:
-                tree = detached.bind(planned.source, planned.options)
+                tree = detached.bind(planned.source, planned.options, locked=locked)
             finally:
                 syscalls.setns(own, syscalls.CLONE_NEWNS)
                 os.fchdir(here)
@@ -83,13 +85,13 @@ def on_demand(planned: MountPlan, linux: oci.Linux, joined: int | None, pid: int
             return tree
         except OSError as error:
             raise RuntimeFailure(
-                f'unable to start container process: error mounting "{planned.source}" to '
+                f'{UNABLE}error during container init: error mounting "{planned.source}" to '
                 f'rootfs at "{planned.mount.destination}": {describe(error)}'
             )
 
 
-def _clone(planned: MountPlan, linux: oci.Linux) -> int:
-    tree = detached.bind(planned.source, planned.options)
+def _clone(planned: MountPlan, linux: oci.Linux, *, locked: bool) -> int:
+    tree = detached.bind(planned.source, planned.options, locked=locked)
     try:
         # What init's own namespace would have made of it before binding.
         shared = linux.rootfs_propagation in ("shared", "rshared")

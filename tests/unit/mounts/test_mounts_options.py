@@ -23,7 +23,17 @@ def test_the_last_word_wins() -> None:
 def test_access_times_are_one_field() -> None:
     found = parse(("noatime", "strictatime"))
     assert found.set == api.MOUNT_ATTR_STRICTATIME
-    assert found.clear == api.MOUNT_ATTR_ATIME
+    assert found.clear == api.MOUNT_ATTR_ATIME | api.MOUNT_ATTR_NODIRATIME
+
+
+def test_an_access_time_that_is_not_said_stays() -> None:
+    for words in (("atime",), ("norelatime", "diratime"), ("noatime", "atime"), ("dev",)):
+        assert parse(words).clear & api.MOUNT_ATTR_ATIME == 0, words
+        assert parse(words).set == 0, words
+        assert parse(words).flagged
+    found = parse(("nodiratime", "strictatime", "atime"))
+    assert found.set == api.MOUNT_ATTR_NODIRATIME | api.MOUNT_ATTR_STRICTATIME
+    assert not parse(("rbind", "rslave", "rro")).flagged
 
 
 def test_recursive_attributes() -> None:
