@@ -135,7 +135,8 @@ class Containers:
 
     async def _stop(self, container: Container, limit: float | None) -> None:
         own = container.record.config.stop_timeout
-        patience = 10.0 if own is UNSET or own is None else float(own)
+        default = self.core.settings.default_stop_timeout
+        patience = float(default if own is UNSET or own is None else own)
         if limit is not None:
             patience = min(patience, limit) if patience >= 0 else limit
         await self._stopper.stop_for_shutdown(container, patience)

@@ -60,6 +60,7 @@ class Settings:
     apparmor: str = ""
     live_restore: bool = False
     shutdown_timeout: int = 15
+    default_stop_timeout: int = 10
     recursive_read_only: bool = True
     abilities: Abilities = field(default_factory=Abilities)
     containerd: str = ""

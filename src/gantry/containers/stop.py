@@ -17,7 +17,6 @@ from gantry.containers.start import Starter
 from gantry.containers.tasks import Task
 from gantry.model.errors import Conflict, GantryError, NotFound, NotModified, System
 
-DEFAULT_TIMEOUT: Final = 10
 """Seconds between the stop signal and SIGKILL."""
 _KILL_PATIENCE: Final = 10.0
 
@@ -143,7 +142,8 @@ class Stopper:
         number = parse_signal(signal) if signal else stop_signal(container)
         if timeout is None:
             own = container.record.config.stop_timeout
-            timeout = DEFAULT_TIMEOUT if own is UNSET or own is None else own
+            default = self._core.settings.default_stop_timeout
+            timeout = default if own is UNSET or own is None else own
         if container.state.restarting:
             async with container.lock:
                 if container.state.restarting:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 
+from gantry.api.app import MAX_VERSION, MIN_VERSION
 from gantry.cgroups import abilities, layout
 from gantry.containers.settings import OWN_RUNTIME, Runtime, Settings
 from gantry.daemon import apparmor
@@ -59,6 +60,7 @@ def container_settings(options: Options) -> Settings:
         apparmor=apparmor.default_profile(),
         live_restore=options.flag("live-restore"),
         shutdown_timeout=options.number("shutdown-timeout"),
+        default_stop_timeout=options.number("default-stop-timeout"),
         abilities=abilities.detect(),
         containerd=containerd,
         experimental=options.flag("experimental"),
@@ -153,7 +155,8 @@ def network_settings(options: Options) -> NetworkSettings:
             if isinstance(table, dict)
         ),
         firewall_backend=options.text("firewall-backend"),
-        resolv_conf=os.environ.get("DOCKER_TEST_RESOLV_CONF_PATH", ""),  # as dockerd's
+        resolv_conf=os.environ.get("DOCKER_TEST_RESOLV_CONF_PATH", "")  # as dockerd's
+        or options.text("resolv-conf"),
     )
 
 
@@ -173,6 +176,29 @@ def registry_settings(options: Options) -> RegistrySettings:
         max_uploads=options.number("max-concurrent-uploads"),
         max_attempts=options.number("max-download-attempts"),
     )
+
+
+def min_api_version(options: Options) -> int:
+    """The minor number of the oldest API version to serve; the environment has the last word, as
+    with dockerd (daemon/command/daemon.go). InvalidParameter."""
+    of_environment = os.environ.get("DOCKER_MIN_API_VERSION", "")
+    text = of_environment or options.text("min-api-version")
+    if not text:
+        return MIN_VERSION
+    wrong = ""
+    major, _, minor = text.partition(".")
+    if text[:1] in "vV":
+        wrong = 'API version must be provided without "v" prefix'
+    elif not (major.isdecimal() and minor.isdecimal() and len(text) <= 16):
+        wrong = f"not an API version: {text}"
+    elif (int(major), int(minor)) < (1, MIN_VERSION):
+        wrong = f"minimum supported API version is 1.{MIN_VERSION}: {text}"
+    elif (int(major), int(minor)) > (1, MAX_VERSION):
+        wrong = f"maximum supported API version is 1.{MAX_VERSION}: {text}"
+    if wrong:
+        name = "DOCKER_MIN_API_VERSION" if of_environment else "min-api-version"
+        raise InvalidParameter(f"invalid {name}: {wrong}")
+    return int(minor)
 
 
 def reload_attributes(options: Options, settings: Settings) -> dict[str, str]:

@@ -40,6 +40,7 @@ from gantry.content.store import ContentStore
 from gantry.daemon import roots
 from gantry.daemon.choices import (
     container_settings,
+    min_api_version,
     network_settings,
     registry_settings,
     reload_attributes,
@@ -121,6 +122,7 @@ class Engine:
             default_ipc_mode=settings.default_ipc_mode,
             live_restore=settings.live_restore,
             shutdown_timeout=settings.shutdown_timeout,
+            default_stop_timeout=settings.default_stop_timeout,
             seccomp_profile=settings.seccomp_profile,
             no_new_privileges=settings.no_new_privileges,
             init=settings.init,
@@ -251,7 +253,12 @@ class Engine:
             volumes,
             system,
         )
-        app = make_app(services, version=ENGINE_VERSION, experimental=options.flag("experimental"))
+        app = make_app(
+            services,
+            version=ENGINE_VERSION,
+            min_version=min_api_version(options),
+            experimental=options.flag("experimental"),
+        )
         undo.push_async_callback(containers.shutdown)
         undo.push_async_callback(app.aclose)
         await containers.recovery.revive()

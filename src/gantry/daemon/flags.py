@@ -206,6 +206,9 @@ def _flatten(found: dict[str, object]) -> dict[str, object]:
     proxies = found.pop("proxies", None)
     if isinstance(proxies, dict):
         found.update(proxies)
+    gateway = found.pop("host-gateway-ip", None)  # one, as it was before 28
+    if isinstance(gateway, str) and gateway:
+        found.setdefault("host-gateway-ips", [gateway])
     return found
 
 
@@ -222,8 +225,6 @@ def _typed(found: dict[str, object]) -> dict[str, Value]:
         kind = BY_KEY[key].kind
         if kind == "size" and isinstance(value, str):
             value = parse_size(value)
-        if kind == "text" and key == "pidfile" and not value:
-            value = ""
         wanted = {"text": str, "flag": bool, "number": int, "size": int, "list": list, "map": dict}
         right = isinstance(value, wanted[kind]) and not (
             kind in ("number", "size") and isinstance(value, bool)
@@ -233,7 +234,9 @@ def _typed(found: dict[str, object]) -> dict[str, Value]:
                 f"json: cannot unmarshal {_go_name(value)} into Go struct field Config.{key} "
                 f"of type {_GO_TYPES[kind]}"
             )
-        values[key] = value  # type: ignore[assignment]  # the type was just checked
+        # As dockerd merges them: what is empty says nothing (but a stop timeout of 0 does).
+        if kind == "flag" or value or key == "default-stop-timeout":
+            values[key] = value  # type: ignore[assignment]  # the type was just checked
     return values
 
 
@@ -299,6 +302,11 @@ def _validate(options: Options) -> None:
         raise InvalidParameter(
             f"invalid max download attempts: {options.number('max-download-attempts')}"
         )
+    if options.number("default-stop-timeout") < 0:
+        raise InvalidParameter(
+            f"invalid default stop timeout: {options.number('default-stop-timeout')}"
+        )
+    _refuse_unsupported(options)
     for label in options.words("labels"):
         if "=" not in label or not label.partition("=")[0]:
             raise InvalidParameter(f"bad attribute format: {label}")
@@ -315,6 +323,19 @@ def _validate(options: Options) -> None:
         raise InvalidParameter(
             f"IPC mode {options.text('default-ipc-mode')!r} is not supported as default value"
         )
+
+
+def _refuse_unsupported(options: Options) -> None:
+    """What protects somebody is never passed over in silence."""
+    for key, asked in (
+        ("authorization-plugins", bool(options.words("authorization-plugins"))),
+        ("userns-remap", bool(options.text("userns-remap"))),
+        ("rootless", options.flag("rootless")),
+        ("cpu-rt-period", options.number("cpu-rt-period") != 0),
+        ("cpu-rt-runtime", options.number("cpu-rt-runtime") != 0),
+    ):
+        if asked:
+            raise InvalidParameter(f"{key} is not supported yet")
 
 
 def _check_addresses(options: Options) -> None:

@@ -103,6 +103,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("no-new-privileges", "flag", "Set no-new-privileges on every container"),
     _option("selinux-enabled", "flag", "Enable SELinux support"),
     _option("live-restore", "flag", "Leave containers running when the daemon stops"),
+    _option("default-stop-timeout", "number", "Seconds a container gets to stop", 10),
     _option("shutdown-timeout", "number", "Seconds containers get to stop at shutdown", 15),
     _option("log-driver", "text", "Default driver of container logs", "json-file"),
     _option("log-opts", "map", "Default options of the log driver", flag="log-opt"),
@@ -141,7 +142,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("network-control-plane-mtu", "number", "Ignored: there is no overlay", 1500),
     _option("network-diagnostic-port", "number", "Ignored", 0),
     _option("swarm-default-advertise-addr", "text", "Ignored: there is no swarm"),
+    _option("resolv-conf", "text", "The host's resolv.conf", flag=""),
     # the rest
+    _option("min-api-version", "text", "Oldest API version that is served", flag=""),
     _option("labels", "list", "key=value labels of this engine", flag="label"),
     _option("experimental", "flag", "Enable experimental features"),
     _option("features", "map", "Features to turn on (NAME=true)", flag="feature"),
@@ -161,6 +164,19 @@ OPTIONS: Final[tuple[Option, ...]] = (
     _option("metrics-addr", "text", "Without effect"),
     _option("raw-logs", "flag", "Without effect: logs have no colours"),
     _option("node-generic-resources", "list", "Without effect", flag="node-generic-resource"),
+    _option("api-cors-header", "text", "Without effect: no page of another site gets an answer"),
+    _option("builder", "map", "Without effect: there is no builder", flag=""),
+    _option("nri-opts", "map", "Without effect"),
+    _option("default-init", "text", "Without effect", flag=""),
+    _option("containerd-plugin-namespace", "text", "Without effect", flag=""),
+    _option("swarm-raft-heartbeat-tick", "number", "Without effect", flag=""),
+    _option("swarm-raft-election-tick", "number", "Without effect", flag=""),
+    # known, so that what says nothing is taken; what asks for something is refused by name
+    _option("authorization-plugins", "list", "Not supported yet", flag="authorization-plugin"),
+    _option("userns-remap", "text", "Not supported yet"),
+    _option("rootless", "flag", "Not supported yet"),
+    _option("cpu-rt-period", "number", "Not supported yet", 0),
+    _option("cpu-rt-runtime", "number", "Not supported yet", 0),
 )
 
 BY_KEY: Final[Mapping[str, Option]] = {option.key: option for option in OPTIONS}

@@ -18,9 +18,9 @@ from typing import Final, Protocol
 import gantry
 from gantry.api.backend import Filters, Json
 from gantry.cgroups import abilities
+from gantry.daemon.choices import min_api_version
 from gantry.daemon.options import Options
 
-MIN_API: Final = "1.24"
 API: Final = "1.55"
 ENGINE_VERSION: Final = "29.7.0"
 """The Docker Engine whose behaviour is mirrored; clients compare this number."""
@@ -96,7 +96,7 @@ class System:
             "GitCommit": gantry.__version__,
             "GoVersion": f"python{platform.python_version()}",
             "KernelVersion": kernel.release,
-            "MinAPIVersion": MIN_API,
+            "MinAPIVersion": f"1.{min_api_version(self._options)}",
             "Os": "linux",
         }
         return {
@@ -112,7 +112,7 @@ class System:
             ],
             "Version": ENGINE_VERSION,
             "ApiVersion": API,
-            "MinAPIVersion": MIN_API,
+            "MinAPIVersion": f"1.{min_api_version(self._options)}",
             "GitCommit": gantry.__version__,
             "GoVersion": details["GoVersion"],
             "Os": "linux",

@@ -337,3 +337,19 @@ def test_how_soon_the_daemon_is_killed_for_memory() -> None:
         scores = {Path(f"/proc/{pid}/oom_score_adj").read_text().strip() for pid in helpers}
         assert scores == {"200"}
         assert Path(f"/proc/{container}/oom_score_adj").read_text().strip() == "0"
+
+
+def test_what_the_file_says_of_stops_and_old_clients(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"default-stop-timeout": 0, "min-api-version": "1.44"}))
+    with engine("--config-file", str(file)) as found, found.api() as api:
+        name = make(api, "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+        began = time.monotonic()
+        api.post(f"/containers/{name}/stop").expect(204)
+        assert time.monotonic() - began < 5
+        assert state(api, name)["ExitCode"] == 137
+        assert api.get("/version").obj()["MinAPIVersion"] == "1.44"
+        refused = api.get("/v1.43/containers/json")
+        assert refused.status == 400
+        assert "Minimum supported API version is 1.44" in refused.text("message")
+        api.get("/v1.44/containers/json").expect(200)

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from gantry.containers.settings import Runtime
-from gantry.daemon.choices import container_settings, network_settings, registry_settings
+from gantry.daemon.choices import (
+    container_settings,
+    min_api_version,
+    network_settings,
+    registry_settings,
+)
 from gantry.daemon.flags import CommandLine, parse, parse_size, usage
 from gantry.daemon.main import run
 from gantry.daemon.options import OPTIONS
@@ -204,3 +209,72 @@ def test_runtimes_of_containerd_need_one(empty: str) -> None:
             settings.runtime(bad)
     with pytest.raises(InvalidParameter, match="unknown or invalid runtime name"):
         container_settings(parsed(empty).options).runtime(name)
+
+
+def test_the_file_of_docker_s_documentation(tmp_path: Path) -> None:
+    """Every key that dockerd knows is taken, while it says nothing that is not there."""
+    file = tmp_path / "daemon.json"
+    known: dict[str, object] = {
+        "authorization-plugins": [],
+        "builder": {"gc": {"enabled": True, "policy": [{"keepStorage": "10GB"}]}},
+        "containerd-plugin-namespace": "plugins.moby",
+        "cpu-rt-period": 0,
+        "dns": [],
+        "icc": False,
+        "log-level": "",
+        "max-concurrent-downloads": 0,
+        "default-stop-timeout": 3,
+        "features": {"cdi": True, "containerd-snapshotter": True},
+        "host-gateway-ip": "192.0.2.9",
+        "min-api-version": "1.44",
+        "nri-opts": {},
+        "proxies": {"http-proxy": "http://proxy.example.com:80", "no-proxy": "example.org"},
+        "resolv-conf": "/run/resolv.conf",
+        "rootless": False,
+        "runtimes": {"custom": {"path": "/usr/bin/custom", "runtimeArgs": ["--debug"]}},
+        "swarm-raft-election-tick": 0,
+        "userns-remap": "",
+    }
+    file.write_text(json.dumps(known))
+    options = parsed(str(file)).options
+    assert (options.text("log-level"), options.number("max-concurrent-downloads")) == ("info", 3)
+    assert not options.flag("icc")
+    assert container_settings(options).default_stop_timeout == 3
+    assert network_settings(options).host_gateway_ips == ("192.0.2.9",)
+    assert network_settings(options).resolv_conf == "/run/resolv.conf"
+    assert min_api_version(options) == 44
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--authorization-plugin", "guard"),
+        ("--userns-remap", "default"),
+        ("--rootless",),
+        ("--cpu-rt-period=1000",),
+    ],
+)
+def test_what_protects_somebody_is_not_passed_over(empty: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidParameter, match="is not supported yet"):
+        parsed(empty, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("v1.44", 'must be provided without "v" prefix'),
+        ("1.12", "minimum supported API version is 1.24: 1.12"),
+        ("1.99", "maximum supported API version is 1.55: 1.99"),
+        ("new", "not an API version: new"),
+    ],
+)
+def test_the_oldest_api_version(
+    empty: str, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
+    options = parsed(empty).options
+    assert min_api_version(options) == 24
+    monkeypatch.setenv("DOCKER_MIN_API_VERSION", "1.40")
+    assert min_api_version(options) == 40
+    monkeypatch.setenv("DOCKER_MIN_API_VERSION", text)
+    with pytest.raises(InvalidParameter, match=f"invalid DOCKER_MIN_API_VERSION: .*{problem}"):
+        min_api_version(options)
