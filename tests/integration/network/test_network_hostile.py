@@ -170,3 +170,62 @@ def test_a_host_that_drops_does_not_open_networks(
         assert machine.host.run("iptables-nft", "-S", "DOCKER-USER") == before
 
     with_networks(machine, body, settings)
+
+
+def fragments(packet: bytes, size: int) -> list[bytes]:
+    """An IPv4 packet in pieces of `size` (a multiple of eight) bytes."""
+    head, body = packet[:20], packet[20:]
+    found: list[bytes] = []
+    for at in range(0, len(body), size):
+        part = body[at : at + size]
+        more = 0x2000 if at + size < len(body) else 0
+        own = head[:2] + struct.pack(">HHH", 20 + len(part), 7, more | at >> 3) + head[8:10]
+        own += b"\0\0" + head[12:]
+        found.append(own[:10] + struct.pack(">H", checksum(own)) + own[12:] + part)
+    return found
+
+
+def icmp4(source: str, target: str, kind: int, data: bytes) -> bytes:
+    body = struct.pack(">BBHI", kind, 0, 0, 1) + data
+    body = body[:2] + struct.pack(">H", checksum(body)) + body[4:]
+    packet = udp4(source, target, 1, body[8:])
+    head = packet[:9] + b"\x01\0\0" + packet[12:20]
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + body
+
+
+@pytest.mark.usefixtures("needs_nftables")
+def test_no_kind_of_packet_slips_past_an_egress_policy(machine: Machine) -> None:
+    """Fragments whose ports are not in the first, ICMP of all kinds, errors that belong to no
+    connection, packets from other addresses: none reaches the LAN."""
+
+    def listen() -> socket.socket:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+        sock.bind(("lan0", 0x0003))
+        sock.settimeout(0.5)
+        return sock
+
+    async def body(networks: Networks) -> None:
+        shut = await networks.allocate(request("one", egress=("192.0.2.0/24",)))
+        free = await networks.allocate(request("two"))
+        own = shut.endpoints["bridge"].ip
+        secret = b"secret" * 20
+        neighbour = free.endpoints["bridge"].ip
+        packets = [
+            udp4(own, LAN_ADDRESS, 53, secret),
+            *fragments(udp4(own, LAN_ADDRESS, 53, secret), 8),
+            *fragments(udp4(own, LAN_ADDRESS, 53, secret), 64)[::-1],
+            *(icmp4(own, LAN_ADDRESS, kind, secret) for kind in (0, 3, 5, 8, 11, 13)),
+            udp4(neighbour, LAN_ADDRESS, 53, secret),
+            udp4("198.51.100.77", LAN_ADDRESS, 53, secret),
+            udp4("0.0.0.0", LAN_ADDRESS, 53, secret),
+        ]
+        with machine.lan.call(listen) as sniffer:
+            mac = mac_of(machine, "docker0")
+            send_frames(shut, "eth0", mac, packets)
+            send_frames(free, "eth0", mac, [udp4(neighbour, LAN_ADDRESS, 53, b"the end")])
+            seen = b""
+            while b"the end" not in seen:
+                seen = sniffer.recv(4096)
+                assert b"secret" not in seen and b"ecrets" not in seen
+
+    with_networks(machine, body)
