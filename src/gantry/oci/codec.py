@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
 
 from gantry.model.errors import InvalidParameter
@@ -225,6 +226,6 @@ def _plain(value: object) -> object:
         return encode(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | MappingProxyType):
         return {key: _plain(item) for key, item in value.items()}
     return value

@@ -12,7 +12,7 @@ This is run as a program: `python -I -S boot.py COMMAND …`.
 from __future__ import annotations
 
 import gc
-import os
+import posix  # `os` comes later, with stand-ins for what it is made of (lean.py)
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER, ExtensionFileLoader, SourceFileLoader
@@ -38,7 +38,7 @@ PACKAGES: Final = ("gantry.runtime", "gantry.cgroups", "gantry.mounts")
 FILE: Final = f"{SOURCE}/gantry/runtime/__pycache__/gantry-runc.{sys.implementation.cache_tag}"
 HEAD: Final = MAGIC_NUMBER + b"runc"
 """What the file begins with. Then: the size of the index, the index, all codes."""
-INTERPRETER: Final = f"{sys.version} {os.__file__}"
+INTERPRETER: Final = f"{sys.version} {sys.base_prefix}"
 _STARTING: Final = frozenset(("run", "create", "exec", "restore"))
 
 
@@ -69,15 +69,15 @@ class Codes:
         """From the file. OSError: it is not there, or is another one meanwhile."""
         # Opened each time: fds that the caller means for the container follow right after
         # stderr, and must not be taken for one that was left open here.
-        fd = os.open(FILE, os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(FILE, posix.O_RDONLY | posix.O_CLOEXEC)
         try:
-            written = os.fstat(fd).st_mtime_ns
+            written = posix.fstat(fd).st_mtime_ns
             self._written = self._written or written
             if written != self._written:
                 raise FileNotFoundError
-            return os.pread(fd, size, place)
+            return posix.pread(fd, size, place)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def code(self, name: str) -> CodeType:
         """A module's."""
@@ -170,7 +170,7 @@ class _CoreModule(ModuleType):
 def _fresh(stamp: Stamp) -> bool:
     file, changed, size = stamp
     try:
-        found = os.stat(file)
+        found = posix.stat(file)
     except OSError:
         return False
     return found.st_mtime_ns == changed and found.st_size == size
@@ -181,7 +181,7 @@ def _main() -> None:
     codes = Codes()
     sys.meta_path.insert(0, codes)
     starting = not _STARTING.isdisjoint(sys.argv)
-    if starting and os.geteuid() != 0:
+    if starting and posix.geteuid() != 0:
         # Before the time that the rest takes: a plain user's command executes itself again.
         from gantry.runtime import sealed
 
@@ -197,17 +197,17 @@ def _main() -> None:
     from gantry.runtime.main import finish, run
 
     status = run(sys.argv[1:])
-    if codes.stale and os.access(os.path.dirname(FILE), os.W_OK):
+    if codes.stale and posix.access(FILE.rpartition("/")[0], posix.W_OK):
         _write()
     finish(status)
 
 
 def _write() -> None:
     """Have the file written, by a process that is nobody's but its own."""
-    null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
+    null = [(posix.POSIX_SPAWN_OPEN, fd, "/dev/null", posix.O_RDWR, 0) for fd in (0, 1, 2)]
     words = [sys.executable, "-I", "-S", f"{SOURCE}/gantry/runtime/codefile.py"]
     try:
-        os.waitpid(os.posix_spawn(sys.executable, words, os.environ, file_actions=null), 0)
+        posix.waitpid(posix.posix_spawn(sys.executable, words, posix.environ, file_actions=null), 0)
     except OSError:
         return
 

@@ -1,6 +1,6 @@
 """Stand-ins for the dear modules of the standard library, for a process that ends at once.
 
-`typing`, `json`, `socket` and the like, with what they import (re, enum, selectors …), take
+`typing`, `json`, `ctypes` and the like, with what they import (re, enum, selectors …), take
 longer to load than a container takes to start. A command of gantry-runc needs little
 of them: names that only type checkers read, and what lies beneath in C. So each is stood in
 for by its C module; whoever asks for more than that gets the real one, loaded at that moment.
@@ -12,21 +12,21 @@ launcher, tests) the same code runs with the real modules.
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
     from typing import Any
+else:
+    ModuleType = type(sys)
 
 
 def install() -> None:
     """Put the stand-ins where imports look. A module that is loaded already stays."""
-    import _collections_abc
-
-    # What the package itself does, but without the package.
-    sys.modules.setdefault("collections.abc", _collections_abc)
     for name, make in (
+        ("_collections_abc", _abstract),
+        ("ctypes", _ctypes),
         ("collections", _collections),
         ("functools", _functools),
         ("typing", _typing),
@@ -36,6 +36,8 @@ def install() -> None:
     ):
         if name not in sys.modules:
             sys.modules[name] = _StandIn(name, make)
+    # What the package itself does, but without the package.
+    sys.modules.setdefault("collections.abc", sys.modules["_collections_abc"])
 
 
 def settle(*modules: ModuleType) -> None:
@@ -64,13 +66,156 @@ class _StandIn(ModuleType):
         return getattr(self._real(), name)
 
     def _real(self) -> ModuleType:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        __import__(self.__name__)
-        real = sys.modules[self.__name__]
+        _load("_collections_abc")  # the others are full of classes of these
+        real = _load(self.__name__)
         if self.__name__ == "collections":
             vars(real).setdefault("abc", sys.modules["collections.abc"])
         return real
+
+
+def _load(name: str) -> ModuleType:
+    """The real module, from now on for everybody who imports it."""
+    if isinstance(sys.modules.get(name), _StandIn):
+        del sys.modules[name]
+    __import__(name)
+    real = sys.modules[name]
+    if name == "_collections_abc":
+        sys.modules["collections.abc"] = real
+        if "os" in sys.modules:
+            real.MutableMapping.register(type(sys.modules["os"].environ))
+    return real
+
+
+def _abstract() -> dict[str, Any]:
+    """collections.abc: names for annotations, and what `os` makes its environment of."""
+    found: dict[str, Any] = {}
+
+    class Abstract(type):
+        """Who is one is known to the real class only."""
+
+        def __instancecheck__(cls, value: object) -> bool:
+            return cls.__subclasscheck__(type(value))
+
+        def __subclasscheck__(cls, other: type) -> bool:
+            ours = type.__subclasscheck__(cls, other)
+            if ours or found.get(cls.__name__) is not cls:
+                return ours
+            return issubclass(other, getattr(_load("_collections_abc"), cls.__name__))
+
+        def __getitem__(cls, _: object) -> type:
+            return cls
+
+    class Mapping(metaclass=Abstract):
+        def get(self, key: str, default: Any = None) -> Any:
+            try:
+                return self[key]
+            except KeyError:
+                return default
+
+        def __contains__(self, key: str) -> bool:
+            return self.get(key) is not None
+
+        def keys(self) -> list[str]:
+            return list(self)
+
+        def items(self) -> list[tuple[str, Any]]:
+            return [(key, self[key]) for key in self]
+
+        def values(self) -> list[Any]:
+            return [self[key] for key in self]
+
+        if TYPE_CHECKING:
+
+            def __getitem__(self, key: str) -> Any: ...
+            def __iter__(self) -> Iterator[str]: ...
+
+    class MutableMapping(Mapping):
+        def pop(self, key: str, *default: Any) -> Any:
+            if default and key not in self:
+                return default[0]
+            value = self[key]
+            del self[key]
+            return value
+
+        def update(self, other: dict[str, Any]) -> None:
+            for key, value in other.items():
+                self[key] = value
+
+        if TYPE_CHECKING:
+
+            def __setitem__(self, key: str, value: Any) -> None: ...
+            def __delitem__(self, key: str) -> None: ...
+
+    def check_methods(cls: type, *names: str) -> Any:
+        """Whether a class has all of these methods; an answer for __subclasshook__."""
+        for name in names:
+            found = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
+            if not found or found[0] is None:
+                return NotImplemented
+        return True
+
+    names = ("Callable", "Collection", "Generator", "Iterable", "Iterator", "Sequence", "Set")
+    found.update((name, Abstract(name, (), {})) for name in names)
+    found.update(Mapping=Mapping, MutableMapping=MutableMapping, _check_methods=check_methods)
+    return found
+
+
+def _ctypes() -> dict[str, Any]:
+    """The types and functions that the package makes of _ctypes, as far as commands use them."""
+    import _ctypes
+
+    made: dict[str, Any] = {
+        name: type(name, (_ctypes._SimpleCData,), {"_type_": letter})
+        for name, letter in (
+            ("c_char", "c"), ("c_ubyte", "B"), ("c_ushort", "H"), ("c_int", "i"), ("c_uint", "I"),
+            ("c_long", "l"), ("c_ulong", "L"), ("c_char_p", "z"), ("c_void_p", "P"),
+            ("py_object", "O"),
+        )
+    }  # fmt: skip
+    made.update(c_uint8=made["c_ubyte"], c_uint16=made["c_ushort"], c_uint32=made["c_uint"])
+    if _ctypes.sizeof(made["c_long"]) == 8:
+        made.update(c_size_t=made["c_ulong"], c_uint64=made["c_ulong"])
+
+    class CDLL:
+        _flags = _ctypes.FUNCFLAG_CDECL
+
+        def __init__(self, name: str | None, *, use_errno: bool = False) -> None:
+            self._handle = _ctypes.dlopen(name, 0)  # type: ignore[arg-type]  # None: the program
+            flags = self._flags | (_ctypes.FUNCFLAG_USE_ERRNO if use_errno else 0)
+            body = {"_flags_": flags, "_restype_": made["c_int"]}
+            self._function = type("_FuncPtr", (_ctypes.CFuncPtr,), body)
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") and name.endswith("__"):
+                raise AttributeError(name)
+            found = self._function((name, self))
+            setattr(self, name, found)
+            return found
+
+    class PyDLL(CDLL):
+        _flags = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
+
+    def function_type(result: Any, *arguments: Any) -> type:
+        body = {"_flags_": PyDLL._flags, "_restype_": result, "_argtypes_": arguments}
+        return type("CFunctionType", (_ctypes.CFuncPtr,), body)
+
+    any_, address = made["py_object"], made["c_void_p"]
+    casting = function_type(any_, address, any_, any_)(vars(_ctypes)["_cast_addr"])
+
+    def cast(value: Any, wanted: Any) -> Any:
+        return casting(value, value, wanted)
+
+    def create_string_buffer(start: bytes | int, size: int | None = None) -> Any:
+        if isinstance(start, int):
+            return (made["c_char"] * start)()
+        buffer = (made["c_char"] * (len(start) + 1 if size is None else size))()
+        buffer.value = start
+        return buffer
+
+    return {
+        **vars(_ctypes), **made, "CDLL": CDLL, "PyDLL": PyDLL, "PYFUNCTYPE": function_type,
+        "cast": cast, "create_string_buffer": create_string_buffer,
+    }  # fmt: skip
 
 
 def _collections() -> dict[str, Any]:

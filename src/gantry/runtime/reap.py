@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 from gantry.kernel import syscalls
@@ -24,20 +23,24 @@ def wait_exit(pid: int, seconds: float) -> bool:
     except OSError:
         return True
     try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return _ended(pidfd, seconds)
     finally:
         os.close(pidfd)
+
+
+def _ended(pidfd: int, seconds: float) -> bool:
+    import select  # a library of its own, that few commands need
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def kill_sibling(pidfd: int) -> None:
     """End a process that its parent, not we, will reap; wait for that, and forget it."""
     try:
         syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(5000)
+        _ended(pidfd, 5)
     except ProcessLookupError:
         pass
     finally:

@@ -117,6 +117,73 @@ with socket.socket(socket.AF_UNIX) as sock:
     lean(script)
 
 
+def test_what_is_abstract_is_asked_of_the_real_ones() -> None:
+    script = """
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+Alias = Callable[[object, str], object]
+assert isinstance({}, Mapping) and isinstance({}, MutableMapping) and not isinstance([], Mapping)
+assert isinstance([], Sequence) and isinstance(iter(()), Iterator) and isinstance(len, Callable)
+assert issubclass(dict, Mapping) and not issubclass(int, Sequence)
+import os
+from collections.abc import Sized
+assert isinstance([], Sized)
+"""
+    lean(script)
+
+
+def test_the_environment_is_a_mapping_as_ever() -> None:
+    script = """
+import os
+assert "PATH" in os.environ and "NOTHING" not in os.environ
+assert os.environ.get("NOTHING") is None and os.environ.get("NOTHING", "x") == "x"
+os.environ["A"] = "1"
+os.environ.update({"B": "2"})
+os.environ["EMPTY"] = ""
+assert "EMPTY" in os.environ
+assert dict(os.environ)["A"] == {**os.environ}["A"] == os.environ.copy()["A"] == "1"
+assert ("B", "2") in os.environ.items() and "2" in os.environ.values()
+assert set(os.environ) == set(os.environ.keys()) and os.environ.setdefault("C", "3") == "3"
+assert os.environ.pop("B") == "2" and os.environ.pop("B", None) is None
+try:
+    os.environ.pop("B")
+except KeyError:
+    pass
+else:
+    raise AssertionError
+import subprocess
+assert subprocess.run(["sh", "-c", "echo $A$B$C"], capture_output=True).stdout == b"13\\n"
+assert isinstance(os.environ, __import__("collections").abc.MutableMapping)
+"""
+    lean(script)
+
+
+def test_c_is_called_as_ever() -> None:
+    script = """
+import ctypes, errno
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint64, c_void_p
+assert (ctypes.sizeof(c_int), ctypes.sizeof(c_long), ctypes.sizeof(c_uint64)) == (4, 8, 8)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.open(b"/nonexistent", 0) == -1 and ctypes.get_errno() == errno.ENOENT
+assert not hasattr(libc, "no_such_function") and libc.open is libc.open
+libc.strlen.argtypes, libc.strlen.restype = [c_char_p], c_size_t
+assert libc.strlen(b"four") == 4
+buffer = ctypes.create_string_buffer(b"text", 16)
+assert (buffer.value, len(buffer)) == (b"text", 16)
+assert len(ctypes.create_string_buffer(b"text")) == 5 and len(ctypes.create_string_buffer(7)) == 7
+class Pair(ctypes.Structure):
+    _fields_ = (("one", c_int), ("two", c_void_p))
+pair = Pair(one=1)
+assert ctypes.sizeof(pair) == 16 and ctypes.addressof(pair) > 0
+called = []
+back = ctypes.PYFUNCTYPE(None)(lambda: called.append(1))
+back()
+assert called and ctypes.cast(back, c_void_p).value
+assert POINTER(c_int)(c_int(3)).contents.value == 3
+assert ctypes.string_at(b"abc", 2) == b"ab"  # the real one's
+"""
+    lean(script)
+
+
 # --- the file ---------------------------------------------------------------------------
 
 
@@ -199,6 +266,7 @@ def test_a_start_loads_nothing_dear(source: Path) -> None:
     boot(source, "--version")
     for words in (["run", "-b", "/x", "x"], ["state", "x"], ["delete", "-f", "x"]):
         names = loaded(source, "--root", str(source / "state"), *words)
-        dear = {"collections", "dataclasses", "enum", "functools", "importlib", "inspect", "json",
-                "re", "signal", "socket", "subprocess", "typing"}  # fmt: skip
+        dear = {"_collections_abc", "collections", "ctypes", "dataclasses", "enum", "functools",
+                "importlib", "inspect", "json", "re", "select", "signal", "socket", "subprocess",
+                "typing"}  # fmt: skip
         assert dear.isdisjoint(names), dear & set(names)
