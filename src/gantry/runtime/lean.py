@@ -188,9 +188,12 @@ def _ctypes() -> dict[str, Any]:
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__") and name.endswith("__"):
                 raise AttributeError(name)
-            found = self._function((name, self))
+            found = self[name]
             setattr(self, name, found)
             return found
+
+        def __getitem__(self, name: str) -> Any:
+            return self._function((name, self))  # not kept: types given to one are its own
 
     class PyDLL(CDLL):
         _flags = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI

@@ -165,6 +165,7 @@ assert (ctypes.sizeof(c_int), ctypes.sizeof(c_long), ctypes.sizeof(c_uint64)) ==
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.open(b"/nonexistent", 0) == -1 and ctypes.get_errno() == errno.ENOENT
 assert not hasattr(libc, "no_such_function") and libc.open is libc.open
+assert libc["open"] is not libc["open"] and libc["open"](b"/nonexistent", 0) == -1
 libc.strlen.argtypes, libc.strlen.restype = [c_char_p], c_size_t
 assert libc.strlen(b"four") == 4
 buffer = ctypes.create_string_buffer(b"text", 16)
