@@ -16,6 +16,7 @@ import pytest
 from tests.integration.network.netlab import (
     SETTINGS,
     inside,
+    publish,
     refused,
     request,
     tcp_server,
@@ -229,3 +230,44 @@ def test_no_kind_of_packet_slips_past_an_egress_policy(machine: Machine) -> None
                 assert b"secret" not in seen and b"ecrets" not in seen
 
     with_networks(machine, body)
+
+
+def test_what_is_on_the_hosts_loopback_stays_there(
+    machine: Machine, settings: NetworkSettings
+) -> None:
+    """A service of the host's, and a port published on 127.0.0.1: neither for containers nor
+    for the LAN, whatever packets they make."""
+
+    def from_lan(packets: Sequence[bytes]) -> None:
+        mac = mac_of(machine, "lan0").replace(":", "")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.bind(("lan0", 0))
+            own = sock.getsockname()[4]
+            for packet in packets:
+                sock.send(bytes.fromhex(mac) + own + b"\x08\0" + packet)
+
+    async def body(networks: Networks) -> None:
+        bindings = publish(("53/udp", ("127.0.0.1", "5353")))
+        web = await networks.allocate(request("web", port_bindings=bindings))
+        bad = await networks.allocate(request("bad"))
+        own, inside_port = bad.endpoints["bridge"].ip, inside(web.netns_fd, lambda: bound(53))
+        loop = asyncio.get_running_loop()
+        with host_udp(machine, 9998, "127.0.0.1") as service, inside_port as server:
+            for target, port in (("127.0.0.1", 5353), ("127.0.0.1", 9998)):
+                evil = [udp4(source, target, port, b"evil") for source in (own, LAN_ADDRESS)]
+                send_frames(bad, "eth0", mac_of(machine, "docker0"), evil)
+                await loop.run_in_executor(None, machine.lan.call, lambda e=evil: from_lan(e))
+            with machine.host.call(lambda: socket.socket(type=socket.SOCK_DGRAM)) as good:
+                good.sendto(b"good", ("127.0.0.1", 5353))
+                good.sendto(b"good", ("127.0.0.1", 9998))
+            assert service.recv(100) == b"good"
+            assert server.recv(100) == b"good"
+
+    with_networks(machine, body, settings)
+
+
+def bound(port: int) -> socket.socket:
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.bind(("0.0.0.0", port))
+    sock.settimeout(2)
+    return sock
