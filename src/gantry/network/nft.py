@@ -41,6 +41,7 @@ Ports published on 127.0.0.1 are out of other hosts' reach, whatever route_local
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -451,14 +452,12 @@ def physical_interfaces(base: str = "/sys/class/net") -> list[str]:
     to one: its VLANs, a bond, a bridge that it is in."""
     below: dict[str, set[str]] = {}
     found: set[str] = set()
-    try:
-        for name in os.listdir(base):
+    for name in os.listdir(base) if os.path.isdir(base) else ():
+        with contextlib.suppress(OSError):  # one has just gone, or is "bonding_masters"
             inside = os.listdir(f"{base}/{name}")
             below[name] = {n.removeprefix("lower_") for n in inside if n.startswith("lower_")}
             if "device" in inside:
                 found.add(name)
-    except OSError:
-        return sorted(found)  # one has just gone
     while more := {name for name, lower in below.items() if lower & found} - found:
         found |= more
     return sorted(found)

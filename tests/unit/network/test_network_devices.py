@@ -22,6 +22,7 @@ def test_what_leads_to_a_real_device_is_one(tmp_path: Path) -> None:
         for entry in inside:
             (tmp_path / name / entry).mkdir(parents=True)
         (tmp_path / name).mkdir(exist_ok=True)
+    (tmp_path / "bonding_masters").write_text("bond0\n")
     assert physical_interfaces(str(tmp_path)) == [
         "bond0",
         "bond0.7",
