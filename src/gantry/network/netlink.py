@@ -11,6 +11,7 @@ sockets: tests hold the run path to its budget.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -46,6 +47,7 @@ IFF_UP = 0x1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
+_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 254, 3, 1, 0, 253
 
 
@@ -153,8 +155,17 @@ class Socket:
     def do(self, message: Message) -> None:
         self.batch((message,))
 
-    def dump(self, kind: int, payload: bytes) -> list[bytes]:
-        """Payloads of all answers to a dump request."""
+    def dump(self, kind: int, payload: bytes, *, strict: bool = False) -> list[bytes]:
+        """Payloads of all answers to a dump request. strict: the kernel looks at all of the
+        request's head, and leaves out what is not asked for (Linux 4.20, else it does not)."""
+        if strict:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+            try:
+                return self.dump(kind, payload)
+            finally:
+                with contextlib.suppress(OSError):
+                    self._sock.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 0)
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         head = _HDR.pack(16 + len(payload), kind, NLM_F_REQUEST | NLM_F_DUMP, self._seq, 0)
         Counter.round_trips += 1
@@ -470,7 +481,7 @@ def addresses(sock: Socket, version: int = 0, *, index: int = 0) -> list[Address
     """All addresses (of IP `version`, 0 for both), or those of one link."""
     family = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}[version]
     found: list[Address] = []
-    for data in sock.dump(RTM_GETADDR, _ADDR.pack(family, 0, 0, 0, 0)):
+    for data in sock.dump(RTM_GETADDR, _ADDR.pack(family, 0, 0, 0, index), strict=index > 0):
         of, prefix, _flags, _scope, where = _ADDR.unpack_from(data)
         if of not in (socket.AF_INET, socket.AF_INET6) or index not in (0, where):
             continue
