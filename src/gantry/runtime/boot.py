@@ -9,8 +9,6 @@ imported as ever, and the file is written anew when the command is done.
 This is run as a program: `python -I -S boot.py COMMAND …`.
 """
 
-from __future__ import annotations
-
 import gc
 import posix  # `os` comes later, with stand-ins for what it is made of (lean.py)
 import sys
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     """A source or a library, its time of change and its size."""
     Index: TypeAlias = dict[str, tuple[Stamp, int, int]]
 else:
-    ModuleType = type(sys)
+    ModuleType, Final = type(sys), object
 
 gc.disable()  # a command is over before there is anything to collect
 
@@ -79,7 +77,7 @@ class Codes:
         finally:
             posix.close(fd)
 
-    def code(self, name: str) -> CodeType:
+    def code(self, name: str) -> "CodeType":
         """A module's."""
         stamp, place, size = self._index[name]
         try:
@@ -124,7 +122,7 @@ class Codes:
                 module.install()  # type: ignore[operator]  # a module's function
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: object = None
+        self, name: str, path: "Sequence[str] | None" = None, target: object = None
     ) -> ModuleSpec | None:
         known = self._index.get(name)
         if known is None:
@@ -136,7 +134,7 @@ class Codes:
             return None
         return self._spec(name, stamp, library=not size)
 
-    def _spec(self, name: str, stamp: Stamp, *, library: bool = False) -> ModuleSpec:
+    def _spec(self, name: str, stamp: "Stamp", *, library: bool = False) -> ModuleSpec:
         file = stamp[0]
         loader = ExtensionFileLoader(name, file) if library else self
         spec = ModuleSpec(name, loader, origin=file)  # type: ignore[arg-type]  # a protocol
@@ -167,7 +165,7 @@ class _CoreModule(ModuleType):
         return getattr(self, name)
 
 
-def _fresh(stamp: Stamp) -> bool:
+def _fresh(stamp: "Stamp") -> bool:
     file, changed, size = stamp
     try:
         found = posix.stat(file)
@@ -178,6 +176,9 @@ def _fresh(stamp: Stamp) -> bool:
 
 def _main() -> None:
     sys.path.insert(0, SOURCE)
+    # Each module asks for its `annotations`, and none looks at them.
+    future = sys.modules["__future__"] = ModuleType("__future__")
+    vars(future)["annotations"] = None
     codes = Codes()
     sys.meta_path.insert(0, codes)
     starting = not _STARTING.isdisjoint(sys.argv)

@@ -79,7 +79,8 @@ def _order() -> list[str]:
     words = [sys.executable, "-I", "-S", "-X", "importtime", "-c", _IMPORT, boot.SOURCE]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stderr
     names = [line.rpartition("|")[2].strip() for line in told.splitlines()]
-    return names[names.index("gantry") :]  # before it is what every interpreter loads
+    first = names.index("gantry")  # before it is what every interpreter loads
+    return [name for name in names[first:] if name != "__future__"]  # boot.py has one of its own
 
 
 def _all() -> Iterator[str]:

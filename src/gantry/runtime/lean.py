@@ -15,7 +15,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import ModuleType
     from typing import Any
 else:
@@ -26,6 +26,8 @@ def install() -> None:
     """Put the stand-ins where imports look. A module that is loaded already stays."""
     for name, make in (
         ("_collections_abc", _abstract),
+        ("types", _types),
+        ("contextlib", _contextlib),
         ("ctypes", _ctypes),
         ("collections", _collections),
         ("functools", _functools),
@@ -158,6 +160,105 @@ def _abstract() -> dict[str, Any]:
     found.update((name, Abstract(name, (), {})) for name in names)
     found.update(Mapping=Mapping, MutableMapping=MutableMapping, _check_methods=check_methods)
     return found
+
+
+def _types() -> dict[str, Any]:
+    return {
+        "CodeType": type(_types.__code__), "GenericAlias": type(list[int]),
+        "MappingProxyType": type(vars(type)), "ModuleType": ModuleType,
+    }  # fmt: skip
+
+
+def _contextlib() -> dict[str, Any]:
+    class Generated:
+        """What a function made by contextmanager returns."""
+
+        def __init__(self, steps: Generator[Any, None, None]) -> None:
+            self._steps = steps
+
+        def __enter__(self) -> Any:
+            for value in self._steps:
+                return value
+            raise RuntimeError("generator didn't yield")
+
+        def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+            try:
+                if error is None:
+                    next(self._steps)
+                else:
+                    self._steps.throw(error)
+            except StopIteration as stop:
+                return error is not None and stop is not error
+            except BaseException as other:
+                # A StopIteration comes out of a generator as the cause of a RuntimeError.
+                if other is error or (type(error) is StopIteration and other.__cause__ is error):
+                    return False
+                raise
+            self._steps.close()
+            raise RuntimeError("generator didn't stop")
+
+    def contextmanager(function: Callable[..., Generator[Any, None, None]]) -> Any:
+        def made(*args: Any, **given: Any) -> Generated:
+            return Generated(function(*args, **given))
+
+        return sys.modules["functools"].wraps(function)(made)
+
+    class suppress:
+        def __init__(self, *kinds: type[BaseException]) -> None:
+            self._kinds = kinds
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+            return kind is not None and issubclass(kind, self._kinds)
+
+    class ExitStack:
+        def __init__(self) -> None:
+            self._exits: list[Callable[..., object]] = []
+
+        def push(self, leave: Any) -> Any:
+            self._exits.append(getattr(leave, "__exit__", leave))
+            return leave
+
+        def enter_context(self, manager: Any) -> Any:
+            value = manager.__enter__()
+            self.push(manager)
+            return value
+
+        def callback(self, function: Callable[..., object], *args: Any, **given: Any) -> Any:
+            def call(*_: object) -> None:
+                function(*args, **given)
+
+            self._exits.append(call)
+            return function
+
+        def pop_all(self) -> ExitStack:
+            taken = type(self)()
+            taken._exits, self._exits = self._exits, []
+            return taken
+
+        def close(self) -> None:
+            self.__exit__(None, None, None)
+
+        def __enter__(self) -> ExitStack:
+            return self
+
+        def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+            now = error
+            while self._exits:
+                leave = self._exits.pop()
+                try:
+                    if leave(type(now) if now else None, now, now.__traceback__ if now else None):
+                        now = None
+                except BaseException as raised:
+                    now = raised
+            if now is not None and now is not error:
+                raise now
+            return now is not error
+
+    made = (contextmanager, suppress, ExitStack)
+    return {thing.__name__: thing for thing in made}
 
 
 def _ctypes() -> dict[str, Any]:

@@ -157,6 +157,75 @@ assert isinstance(os.environ, __import__("collections").abc.MutableMapping)
     lean(script)
 
 
+CONTEXTS = """
+from contextlib import ExitStack, contextmanager, suppress
+said = []
+
+@contextmanager
+def noted(name, quiet=False):
+    said.append(name)
+    try:
+        yield name
+    except KeyError:
+        if not quiet:
+            raise
+    finally:
+        said.append("/" + name)
+
+def failing(error):
+    raise error
+
+with noted("a") as value, suppress(ValueError):
+    failing(ValueError())
+with noted("b", quiet=True):
+    failing(KeyError("b"))
+for error in (KeyError("c"), OSError(3), StopIteration("d")):
+    try:
+        with noted("c"):
+            failing(error)
+    except BaseException as found:
+        said.append(found is error)
+    try:
+        with ExitStack() as stack:
+            stack.callback(said.append, "last")
+            stack.enter_context(noted("d", quiet=True))
+            stack.push(lambda kind, *_: said.append(kind.__name__))
+            failing(error)
+    except BaseException as found:
+        said.append(found is error)
+with ExitStack() as stack:
+    stack.callback(said.append, "kept")
+    taken = stack.pop_all()
+said.append("now")
+taken.close()
+taken.close()
+try:
+    with ExitStack() as stack:
+        stack.callback(said.append, "all the same")
+        stack.callback(failing, OSError(4, "four"))
+        stack.push(lambda *found: said.append(found == (None, None, None)))
+except OSError as found:
+    said.append(found.errno)
+with ExitStack() as outer:
+    outer.push(suppress(OSError))
+    outer.callback(failing, OSError(5, "five"))
+    failing(KeyError("replaced"))
+for steps in (lambda: (_ for _ in ()), lambda: (_ for _ in (1, 2))):
+    try:
+        with contextmanager(steps)():
+            said.append("in")
+    except RuntimeError as found:
+        said.append(str(found))
+print(said, noted.__name__)
+"""
+
+
+def test_contexts_end_as_ever() -> None:
+    assert lean(CONTEXTS) == subprocess.run(
+        [sys.executable, "-c", CONTEXTS], capture_output=True, text=True, check=True
+    ).stdout  # fmt: skip
+
+
 def test_c_is_called_as_ever() -> None:
     script = """
 import ctypes, errno
@@ -267,7 +336,7 @@ def test_a_start_loads_nothing_dear(source: Path) -> None:
     boot(source, "--version")
     for words in (["run", "-b", "/x", "x"], ["state", "x"], ["delete", "-f", "x"]):
         names = loaded(source, "--root", str(source / "state"), *words)
-        dear = {"_collections_abc", "collections", "ctypes", "dataclasses", "enum", "functools",
-                "importlib", "inspect", "json", "re", "select", "signal", "socket", "subprocess",
-                "typing"}  # fmt: skip
+        dear = {"_collections_abc", "collections", "contextlib", "ctypes", "dataclasses", "enum",
+                "functools", "importlib", "inspect", "json", "re", "select", "signal", "socket",
+                "subprocess", "types", "typing"}  # fmt: skip
         assert dear.isdisjoint(names), dear & set(names)
