@@ -83,7 +83,11 @@ class Reply:
     async def finish(self, request: Request) -> None:
         connection = request.connection
         self.keep_alive = request.keep_alive
-        extra = self._extra if self.keep_alive else self._extra + b"Connection: close\r\n"
+        extra = self._extra
+        if not self.keep_alive:
+            extra += b"Connection: close\r\n"
+        elif request.version < (1, 1):
+            extra += b"Connection: keep-alive\r\n"  # it takes silence for a close
         body = self._body
         if body is None:
             connection.write(b"%b%b\r\n" % (self._head.encoded(), extra))

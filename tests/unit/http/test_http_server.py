@@ -342,6 +342,19 @@ def test_chunks_and_http_1_0(tmp_path: Path) -> None:
     run(main)
 
 
+def test_an_old_client_is_told_that_the_connection_stays(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(echo, tmp_path) as (path, _), connected(path) as client:
+            for asked, told in (("keep-alive", "keep-alive"), ("close", "close")):
+                client.send(f"GET / HTTP/1.0\r\nConnection: {asked}\r\n\r\n".encode())
+                _, headers = await client.head()
+                assert headers["connection"] == told
+                assert await client.reader.readexactly(2) == b"/|"
+            assert await client.reader.read() == b""
+
+    run(main)
+
+
 def test_head_has_the_length_and_no_body(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(echo, tmp_path) as (path, _), connected(path) as client:
