@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from tests.support.api import Json
 from tests.support.cli import Cli
 from tests.support.engine import Engine
 
@@ -92,6 +93,34 @@ def test_addresses_are_for_networks_of_ones_own(cli: Cli, mode: str) -> None:
         125,
         "user[- ](specified|configured).* on user[- ]defined networks only|no configured subnet",
     )
+
+
+def test_an_address_outside_of_the_network_is_refused_at_create(
+    cli: Cli, net: str, engine: Engine
+) -> None:
+    if engine.kind == "dockerd":
+        pytest.skip("old engines refuse it at start")
+    create = ("create", "--name", "outside", "--net", "more", "--ip")
+    cli(*create, "10.9.9.9", "busybox").failed(
+        1, "invalid config for network more: invalid endpoint settings:\nno configured subnet"
+    )
+    assert cli("ps", "-aqf", "name=outside").ok() == ""
+
+
+def test_an_ipv6_subnet_of_a_network_without_ipv6(engine: Engine) -> None:
+    pool: dict[str, Json] = {
+        "Subnet": "2001:db8::1/64",
+        "IPRange": "2001:db8::/96",
+        "Gateway": "2001:db8::ffff",
+    }
+    with engine.api() as api:
+        body: Json = {"Name": "four", "IPAM": {"Config": [pool]}}
+        api.post("/networks/create", body=body).expect(201)
+        try:
+            ipam = api.get("/networks/four").obj()["IPAM"]
+            assert "2001:db8" not in str(ipam) or engine.kind == "dockerd"
+        finally:
+            api.delete("/networks/four").expect(204)
 
 
 def test_a_link_that_is_taken_away(cli: Cli) -> None:

@@ -165,3 +165,14 @@ class TestTmpfs:
     def test_with_read_only_root(self, cli: Cli) -> None:
         words = ("--read-only", "--tmpfs", "/tmp")
         cli("run", "--rm", *words, "busybox", "touch", "/tmp/x").ok()
+
+
+def test_a_volume_of_a_device_that_is_not_there(cli: Cli) -> None:
+    options = ("-o", "type=none", "-o", "o=bind", "-o", "device=/not/there")
+    cli("volume", "create", *options, "nodevice").ok()
+    try:
+        cli("run", "--rm", "-v", "nodevice:/x", "busybox", "true").failed(
+            127, r"failed to mount local volume: mount /not/there:\S+/_data, flags: 0x1000: no such"
+        )
+    finally:
+        cli("volume", "rm", "nodevice").ok()

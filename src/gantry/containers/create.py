@@ -16,6 +16,7 @@ from gantry.archive.removal import remove_tree
 from gantry.containers import limits, logconfig, merge, mountspec, names, validate
 from gantry.containers.core import Core, encode_record
 from gantry.containers.record import Container, MountRecord, Record, State
+from gantry.containers.sandbox import endpoint_config
 from gantry.containers.spec.security import Security
 from gantry.containers.table import parse_link
 from gantry.images import platforms
@@ -82,7 +83,7 @@ class Creator:
                 args=args,
                 config=config,
                 host_config=host,
-                networks=_networks(request, host),
+                networks=self._networks(request, host),
                 mounts=[],
                 runtime=host.runtime,
             )
@@ -95,6 +96,36 @@ class Creator:
             undo.pop_all()
         core.event(container, "create")
         return CreateResponse(id=container_id, warnings=warnings)
+
+    def _networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+        asked = request.networking_config.endpoints_config or {}
+        networks = {name: settings or EndpointSettings() for name, settings in asked.items()}
+        for settings in networks.values():
+            validate.addresses(settings)
+        self._check_endpoints(networks)
+        mode = host.network_mode
+        if "default" in networks:
+            networks[mode] = networks.pop("default")
+        if not networks and not mode.startswith("container:"):
+            networks[mode] = EndpointSettings()  # networks that are named are all there are
+        mac = request.config.mac_address
+        if mac is not UNSET and mac and mode in networks and not networks[mode].mac_address:
+            networks[mode] = replace(networks[mode], mac_address=mac)
+        return networks
+
+    def _check_endpoints(self, networks: dict[str, EndpointSettings]) -> None:
+        """InvalidParameter with all that makes no sense. A network may be made later."""
+        wrong: list[str] = []
+        for name, settings in networks.items():
+            try:
+                self._core.networks.check_endpoint(name, endpoint_config(settings))
+            except NotFound:
+                continue
+            except InvalidParameter as error:
+                wrong.append(f"invalid config for network {name}: {error}")
+        if wrong:
+            bullet = "* " if len(wrong) > 1 else ""
+            raise InvalidParameter("\n".join(bullet + each for each in wrong))
 
     async def _make(
         self, record: Record, image: Image | None, undo: AsyncExitStack, *, shallow: bool
@@ -295,22 +326,6 @@ def _hostname(container_id: str, host: HostConfig) -> str:
     if host.network_mode.startswith("container:"):
         return ""
     return container_id[:12]
-
-
-def _networks(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-    asked = request.networking_config.endpoints_config or {}
-    networks = {name: settings or EndpointSettings() for name, settings in asked.items()}
-    for settings in networks.values():
-        validate.addresses(settings)
-    mode = host.network_mode
-    if "default" in networks:
-        networks[mode] = networks.pop("default")
-    if not networks and not mode.startswith("container:"):
-        networks[mode] = EndpointSettings()  # networks that are named are all there are
-    mac = request.config.mac_address
-    if mac is not UNSET and mac and mode in networks and not networks[mode].mac_address:
-        networks[mode] = replace(networks[mode], mac_address=mac)
-    return networks
 
 
 def _volume_options(

@@ -270,7 +270,7 @@ def parse_tmpfs(target: str, data: str) -> MountRecord:
         raise InvalidParameter(problem)
     for word in data.split(",") if data else ():
         if word.partition("=")[0] not in _TMPFS_WORDS:
-            raise InvalidParameter(f'invalid tmpfs option ["{word}"]')
+            raise InvalidParameter(f'invalid tmpfs option "{word}"')
     return MountRecord(
         kind="tmpfs", destination=clean(target), options=data, writable="ro" not in data.split(",")
     )

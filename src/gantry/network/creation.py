@@ -135,22 +135,31 @@ def plan(
 
 
 def apply_config(record: NetworkRecord, catalog: Catalog) -> NetworkRecord:
-    """The record with what its configuration-only network says, if it names one."""
+    """The record with what its configuration-only network says, if it names one, and without
+    pools for addresses that it does not have."""
     if not record.config_from:
-        return record
+        return _own_pools(record)
     source = catalog.named(record.config_from)
     if source is None or not source.config_only:
         raise NotFound(f'configuration network "{record.config_from}" does not exist')
-    return replace(
-        record,
-        enable_ipv4=source.enable_ipv4,
-        enable_ipv6=source.enable_ipv6,
-        labels=source.labels,
-        options=source.options,
-        ipam_driver=source.ipam_driver,
-        ipam_options=source.ipam_options,
-        ipam=source.ipam,
+    return _own_pools(
+        replace(
+            record,
+            enable_ipv4=source.enable_ipv4,
+            enable_ipv6=source.enable_ipv6,
+            labels=source.labels,
+            options=source.options,
+            ipam_driver=source.ipam_driver,
+            ipam_options=source.ipam_options,
+            ipam=source.ipam,
+        )
     )
+
+
+def _own_pools(record: NetworkRecord) -> NetworkRecord:
+    if record.enable_ipv6:
+        return record
+    return replace(record, ipam=tuple(pool for pool in record.ipam if ":" not in pool.subnet))
 
 
 def check_scope(record: NetworkRecord, traits: Traits) -> NetworkRecord:

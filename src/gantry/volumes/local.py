@@ -135,9 +135,10 @@ class LocalDriver:
             if parsed.bind and parsed.readonly:
                 mount("", target, None, flags | MS_REMOUNT)
         except OSError as error:
+            how = (f", flags: {flags:#x}" if flags else "") + (f", data: {data}" if data else "")
             raise System(
                 f"error while mounting volume '{target}': failed to mount local volume: mount"
-                f" {device}:{target}, data: {data}: {_reason(error)}"
+                f" {device}:{target}{how}: {_reason(error)}"
             ) from error
 
     def unmount(self, name: str) -> None:

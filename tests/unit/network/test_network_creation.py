@@ -132,6 +132,15 @@ def test_ipv6_by_option_or_flag() -> None:
     assert not plan({"Name": "x"}).enable_ipv6
 
 
+def test_pools_for_addresses_that_a_network_does_not_have() -> None:
+    pools = [
+        {"Subnet": "2001:db8::1/64", "IPRange": "2001:db8::/96", "Gateway": "2001:db8::ffff"},
+        {"Subnet": "10.0.0.0/24"},
+    ]
+    made = creation.apply_config(plan({"Name": "x", "IPAM": {"Config": pools}}), Catalog())
+    assert [pool.subnet for pool in made.ipam] == ["10.0.0.0/24"]
+
+
 def test_configuration_networks() -> None:
     catalog = Catalog()
     source = plan(
