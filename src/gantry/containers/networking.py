@@ -126,7 +126,7 @@ class Attachments:
             raise Forbidden(f"container {found.id} is not connected to {the}network {name}")
         networks.pop(name, None)
         networks.pop(network_id, None)
-        if _runs(found):
+        if _runs(found) and self.has(found, name):
             try:
                 found.live.sandbox = await self._core.networks.leave(found.id, network_id)
             except GantryError:

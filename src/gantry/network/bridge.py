@@ -274,6 +274,12 @@ class BridgeDriver:
     async def adopt(self, record: NetworkRecord, state: EndpointState) -> None:
         """Its port was counted when the bridge was taken over."""
 
+    async def there(self, state: EndpointState) -> bool:
+        """Whether an endpoint of before a restart still has its interface."""
+        host = self._namespaces.host
+        found = await self._namespaces.run(partial(netlink.link, host, state.host_interface))
+        return found is not None
+
     async def unplug_all(self, host_interfaces: Sequence[str]) -> None:
         """Delete the host's ends of veths; those that are gone already are none's worry."""
         await self._namespaces.run(partial(self._unplug, host_interfaces))

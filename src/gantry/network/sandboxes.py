@@ -271,8 +271,16 @@ class Sandboxes:
                     "container %s: its network %s is gone", request.container_id[:12], state.network
                 )
                 continue
+            driver = self._driver_of(record)
+            if isinstance(driver, BridgeDriver) and not await driver.there(state):
+                _log.warning(
+                    "container %s: it was being disconnected from network %s when the daemon died",
+                    request.container_id[:12],
+                    record.name,
+                )
+                continue
             await self._claim(record, state)
-            await self._driver_of(record).adopt(record, state)
+            await driver.adopt(record, state)
             live.endpoints[record.name] = state
             self._naming.remember(record, state)
             self._announcer.start(record, state, live.netns_fd)

@@ -11,6 +11,8 @@ from tests.integration.network.netlab import (
     SETTINGS,
     ask,
     inside,
+    on_host,
+    process_in,
     publish,
     refused,
     request,
@@ -350,6 +352,35 @@ def test_networks_and_addresses_survive_a_restart(machine: Machine) -> None:
     ids = {record.name: record.id for record in store.load()}
     with_networks(machine, second, store=store)
     assert {record.name: record.id for record in store.load()}.items() >= ids.items()
+
+
+def test_a_disconnect_that_a_crash_cut_short_is_one(machine: Machine) -> None:
+    """The interface has gone; what was written down of it had not yet."""
+    store = MemoryNetworkStore()
+
+    async def main() -> None:
+        networks = Networks(SETTINGS, store)
+        await networks.start()
+        await networks.settle()
+        await networks.create({"Name": "back"})
+        wanted = {"bridge": EndpointConfig(), "back": EndpointConfig()}
+        one = await networks.allocate(request("one", endpoints=wanted))
+        assert one.netns_fd is not None
+        with process_in(one.netns_fd) as pid:
+            await networks.aclose()
+            machine.host.run("ip", "link", "del", one.state.endpoints[1].host_interface)
+            again = Networks(SETTINGS, store)
+            await again.start()
+            left = await again.adopt(request("one", endpoints=wanted), pid, one.state)
+            await again.settle()
+            gone = one.state.endpoints[1].network
+            assert set(left.endpoints) == {"bridge", "back"} - {gone}
+            two = await again.allocate(request("two", mode=gone))
+            assert two.endpoints[gone].ip == one.endpoints[gone].ip or gone == "bridge"
+            await again.release("one" * 8)
+            await again.aclose()
+
+    on_host(machine, main)
 
 
 def test_a_failed_create_leaves_nothing(machine: Machine) -> None:
