@@ -60,20 +60,23 @@ test-oci: packages build
 CGROUP2_TESTS ?= tests/oci tests/integration/runtime tests/integration/shim \
 	tests/integration/snapshots/test_snapshots_devicemapper.py \
 	tests/compat/test_cli_resources.py tests/compat/test_cli_security.py \
-	tests/compat/test_cli_run.py tests/compat/test_api_streams.py tests/compat/test_runtime_peers.py
+	tests/compat/test_cli_run.py tests/compat/test_api_streams.py tests/compat/test_runtime_peers.py \
+	tests/integration/network/test_network_vlan.py
 CGROUP2 = -p no:cacheprovider -m "not oci_peer"
 test-cgroup2: build
 	./scripts/packages.sh cgroup2
 	./scripts/cgroup2 --timeout 3600 -- $(PYTEST) $(CGROUP2) --timeout 600 $(CGROUP2_TESTS)
 
 # What is most different there (cgroups, the runtime in its process and as a command, limits by
-# the docker CLI), and a real systemd: part of `make test`, where that kernel is.
+# the docker CLI), a real systemd, ipvlan and VLANs: part of `make test`, where that kernel is.
+VLAN = tests/integration/network/test_network_vlan.py
 cgroup2-quick: build
 	@./scripts/packages.sh cgroup2 || true; command -v linux.uml > /dev/null || \
 		{ echo "cgroup2: skipped, user-mode-linux is not installed"; exit 0; }; \
 	./scripts/cgroup2 --timeout 900 -- $(PYTEST) $(CGROUP2) --timeout 300 \
 		tests/oci/test_oci_cgroups.py tests/oci/test_oci_systemd.py \
-		tests/oci/test_oci_attacks.py tests/integration/runtime tests/compat/test_cli_resources.py
+		tests/oci/test_oci_attacks.py tests/integration/runtime tests/compat/test_cli_resources.py \
+		$(VLAN)::test_containers_on_the_lan $(VLAN)::test_a_vlan_of_the_parent_is_made_and_removed
 
 demo: build
 	./scripts/packages.sh demo
