@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from pathlib import Path
 
@@ -270,3 +271,18 @@ def test_a_cgroup_that_is_in_use_is_refused(runtime: Runtime, bundle: Bundle) ->
     result = runtime.run(bundle)
     assert result.code == 1
     assert "container's cgroup is not empty: 1 process(es) found" in result.err
+
+
+@only_v1
+def test_a_container_that_is_left_alone_is_in_every_hierarchy(
+    runtime: Runtime, bundle: Bundle
+) -> None:
+    bundle.part("linux")["cgroupsPath"] = f"/oci-all-{os.getpid()}"
+    name = runtime.detached(bundle.args("sleep", "1000"))
+    with open(f"/proc/{runtime.pid(name)}/cgroup") as file:
+        places = [line.rstrip("\n").split(":", 2) for line in file]
+    assert {place for _, _, place in places} == {f"/oci-all-{os.getpid()}"}, places
+    assert runtime("kill", name, "KILL").code == 0
+    runtime.wait_status(name, "stopped")
+    assert runtime("delete", name).code == 0
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/oci-all-{os.getpid()}"))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _FREEZE_SECONDS = 10.0
 _NOWHERE: Mapping[str, str] = MappingProxyType({})
-# Joined only when a limit needs them: a new cpuset costs ten times the others.
+# Joined only when a limit needs them, or who asks wants to see all: a new cpuset costs ten
+# times the others.
 _ON_DEMAND = frozenset(("cpuset", "hugetlb", "net_cls", "net_prio", "rdma", "perf_event", "misc"))
 
 
@@ -43,13 +44,14 @@ class V1Cgroup:
     ) -> V1Cgroup:
         """The cgroup that `path` (a spec's cgroupsPath) means in every hierarchy needed.
 
-        hybrid: in the v2 one as well, by which systemd sees that a unit has ended, and runc's
-        users that a process is of a container.
+        hybrid: in all of them, the v2 one as well, by which systemd sees that a unit has ended,
+        and runc's users that a process is of a container.
         """
         own = {} if path.startswith("/") else own_paths()
         folders = {}
         for controller, mount_point in layout.controllers.items():
-            if controller in _ON_DEMAND and not v1_set.needs(controller, resources):
+            on_demand = controller in _ON_DEMAND and not hybrid
+            if on_demand and not v1_set.needs(controller, resources):
                 continue
             place = absolute(path, own.get(controller, "/"))
             folders[controller] = mount_point + ("" if place == "/" else place)

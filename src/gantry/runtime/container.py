@@ -99,7 +99,7 @@ class Container:
         `start` right before it. seccomp_cache: a folder for compiled filters, best one
         for all containers. logger: told of warnings, and with `verbose` of each stage
         ("debug"). plain_lines: the terminal leaves the ends of lines alone. hybrid_cgroup:
-        on a machine with both versions of cgroups join the empty hierarchy of v2 as well.
+        join every hierarchy of cgroups, also those that no limit needs, and v2's beside v1's.
         sibling: init becomes a child of the caller's parent, who reaps it; NoSibling where
         that cannot be, with nothing made.
 
