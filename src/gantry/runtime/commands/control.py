@@ -9,11 +9,10 @@ import sys
 from gantry.model.resources import CPU, BlockIO, Memory, Pids, Resources
 from gantry.oci import runtime_spec as oci
 from gantry.oci.codec import SpecError
-from gantry.runtime import state
+from gantry.runtime import plan, state
 from gantry.runtime.commands.context import Context, at_least, at_most, exactly
 from gantry.runtime.commands.flags import Arguments
 from gantry.runtime.errors import RuntimeFailure
-from gantry.runtime.plan import plan_resources
 
 
 def kill(context: Context, arguments: Arguments) -> int:
@@ -96,7 +95,7 @@ def _settle(resources: Resources) -> Resources:
     memory = resources.memory
     if memory is not None:
         resources = resources.replace(memory=memory.replace(kernel=None, kernel_tcp=None))
-    return plan_resources(resources.replace(devices=()))
+    return plan.plan_resources(resources.replace(devices=()))
 
 
 def _from_file(path: str) -> Resources:
