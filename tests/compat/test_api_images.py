@@ -53,6 +53,24 @@ class TestImages:
         assert {"Id", "Created", "CreatedBy", "Tags", "Size", "Comment"} <= set(got)
         assert got["Tags"] == ["busybox:latest"]
 
+    def test_what_an_image_was_committed_from(self, api: Api) -> None:
+        body: dict[str, Json] = {"Image": "busybox", "Cmd": ["ran"]}
+        container = api.post("/containers/create", body=body).expect(201).text("Id")
+        api.post("/commit", {"container": container, "repo": "made", "changes": "CMD z"})
+        try:
+            old = api.at("1.41").get("/images/made/json").expect(200).obj()
+            assert old["Container"] == container
+            config = old["ContainerConfig"]
+            assert isinstance(config, dict)
+            assert (config["Image"], config["Cmd"]) == ("busybox", ["ran"])
+            newest = api.get("/version").text("ApiVersion")
+            if int(newest[2:]) >= 45:
+                assert not {"Container", "ContainerConfig"} & set(
+                    api.get("/images/made/json").obj()
+                )
+        finally:
+            api.delete("/images/made").expect(200)
+
     def test_commit_completes_a_config_from_the_containers(self, api: Api) -> None:
         body: dict[str, Json] = {
             "Image": "busybox", "Cmd": ["ran"], "Env": ["A=1", "B=2"], "Labels": {"l": "own"},

@@ -189,6 +189,7 @@ def _image(record: ImageRecord, document: ConfigDocument) -> Image:
         author=document.author,
         comment=document.comment,
         docker_version=document.docker_version,
+        container=document.container,
         history=document.history,
         layer_sizes=record.layer_sizes,
         parent=record.parent,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -33,8 +34,12 @@ from gantry.oci.image_reference import Reference
 _LIST = frozenset({"dangling", "label", "before", "since", "until", "reference"})
 
 
+class _Committed(msgspec.Struct):
+    container_config: dict[str, Any] | None = None
+
+
 class Shower:
-    """See the module. Answers come from memory."""
+    """See the module. Answers come from memory, but for what is said to be read."""
 
     def __init__(
         self, catalog: Catalog, content: ContentStore, layers: Layers, users: ImageUsers
@@ -101,6 +106,8 @@ class Shower:
             comment=comment,
             created=format_time(image.created_ns) if image.created_ns is not None else "",
             docker_version=image.docker_version,
+            container=image.container,
+            container_config=self._container_config(image),
             author=image.author,
             config=image.config,
             architecture=image.architecture,
@@ -114,6 +121,17 @@ class Shower:
             if tagged
             else ImageMetadata(),
         )
+
+    def _container_config(self, image: Image) -> dict[str, Any] | None:
+        """The config of the container that it was committed from: from the disk, as only old
+        clients see it."""
+        if not image.container:
+            return None
+        try:
+            data = self._content.read(image.id, MAX_DOCUMENT)
+            return msgspec.json.decode(data, type=_Committed).container_config
+        except msgspec.ValidationError:
+            return None
 
     def history(self, name: str) -> list[HistoryItem]:
         """Newest step first. Steps made here have their images' ids and tags."""

@@ -8,6 +8,7 @@ knows what older clients expect. Sizes are bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -54,7 +55,8 @@ class Image:
     chain_id: name of the top committed snapshot, None for an image without layers.
     layer_sizes: bytes a layer adds to the file system, in the order of `diff_ids`.
     created_ns: nanoseconds since the epoch, None when the config does not say.
-    parent: id of the image it was made from here, or "".
+    parent: id of the image it was made from here, or "". container: id of what it was committed
+    from, or "".
     """
 
     id: str
@@ -71,6 +73,7 @@ class Image:
     author: str = ""
     comment: str = ""
     docker_version: str = ""
+    container: str = ""
     history: tuple[HistoryEntry, ...] = ()
     layer_sizes: tuple[int, ...] = ()
     parent: str = ""
@@ -112,6 +115,8 @@ class ImageInspect(Wire, frozen=True, kw_only=True, omit_defaults=True):
     comment: str = ""
     created: str = ""
     docker_version: str = ""
+    container: str = ""
+    container_config: dict[str, Any] | None = None
     author: str = ""
     config: ImageConfig
     architecture: str

@@ -62,13 +62,17 @@ def inspect(image: Json, version: int) -> Json:
     if version < 48:
         image.pop("Descriptor", None)
         image.pop("Manifests", None)
+    if version >= 45:
+        image.pop("Container", None)
+        image.pop("ContainerConfig", None)
     if version >= 52:
         return image
     add_missing(image, {"Parent": "", "Comment": "", "DockerVersion": "", "Author": ""})
     image["Config"] = dict(image.get("Config") or {})
     add_missing(image["Config"], CONFIG_149 if version < 50 else CONFIG_150)
     if version < 45:
-        add_missing(image, {"Container": "", "ContainerConfig": CONFIG_149})
+        add_missing(image, {"Container": "", "ContainerConfig": {}})
+        add_missing(image["ContainerConfig"], CONFIG_149)
     if version < 44:
         image["VirtualSize"] = image.get("Size", 0)
         image["Created"] = image.get("Created") or NEVER
