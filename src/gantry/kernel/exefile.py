@@ -26,6 +26,7 @@ from gantry.kernel.libc import AT_FDCWD, failed, syscall
 
 _PR_SET_MM: Final = 35
 _PR_SET_MM_MAP: Final = 14
+_PR_SET_MM_MAP_SIZE: Final = 15
 _READ: Final = 1
 _WRITE: Final = 2
 _LETTERS: Final = ((_READ, "r"), (_WRITE, "w"), (4, "x"))
@@ -69,11 +70,15 @@ def become(fd: int) -> None:
     """Have /proc/self/exe be the file `fd`, one that can be executed, and map nothing of the
     old one any more. For a process with one thread.
 
-    Raises OSError, EPERM without CAP_SYS_ADMIN in the process's user namespace; what was
-    replaced by then does no harm.
+    Raises OSError: EPERM without CAP_SYS_ADMIN in the process's user namespace, EINVAL from a
+    kernel that was built without CONFIG_CHECKPOINT_RESTORE. What was replaced by then does no
+    harm.
     """
     if not contexts.available:
         raise OSError(38, "swapcontext: not of this C library")
+    size = ctypes.create_string_buffer(4)
+    if _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP_SIZE, size, 0, 0) != 0:
+        raise failed("prctl(PR_SET_MM_MAP_SIZE)")
     mappings = list(_mappings(os.readlink("/proc/self/exe")))
     if sum(mapping.size for mapping in mappings) > _SMALL:
         mappings = _map_again(mappings)
