@@ -16,19 +16,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from gantry.cgroups import manager
-from gantry.cgroups.group import Cgroup
 from gantry.kernel import procfs, syscalls
-from gantry.model.resources import Resources
 from gantry.oci import runtime_spec as oci
 from gantry.runtime import executor, hooks, launch, reap, state
 from gantry.runtime.errors import RuntimeFailure, describe
-from gantry.runtime.handshake import Logger
 from gantry.runtime.state import State
 
 if TYPE_CHECKING:
+    from gantry.cgroups.group import Cgroup
     from gantry.cgroups.stats import Stats
     from gantry.model import mount as neutral
+    from gantry.model.resources import Resources
     from gantry.runtime.executor import ExecProcess
+    from gantry.runtime.handshake import Logger
 
 
 class Stdio(NamedTuple):

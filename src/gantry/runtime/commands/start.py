@@ -7,10 +7,9 @@ import os
 from gantry.oci import runtime_spec as oci
 from gantry.oci.codec import SpecError
 from gantry.runtime import console, hooks, lean
-from gantry.runtime.commands import foreground
+from gantry.runtime.commands import foreground, handover
 from gantry.runtime.commands.context import Context, exactly
 from gantry.runtime.commands.flags import Arguments
-from gantry.runtime.commands.handover import send_fd, write_pid_file
 from gantry.runtime.container import Container
 from gantry.runtime.errors import RuntimeFailure, describe
 
@@ -110,16 +109,16 @@ def _launch(context: Context, arguments: Arguments, *, detach: bool, start: bool
 def hand_over(pid: int, console: int | None, arguments: Arguments, pid_file: str) -> None:
     """Give the caller what it asked for: the terminal, a pidfd, the pid in a file."""
     if console is not None:
-        send_fd(arguments.string("console-socket"), console, "/dev/ptmx")
+        handover.send_fd(arguments.string("console-socket"), console, "/dev/ptmx")
         os.close(console)
     if arguments.given("pidfd-socket"):
         pidfd = os.pidfd_open(pid)
         try:
-            send_fd(arguments.string("pidfd-socket"), pidfd, "pidfd")
+            handover.send_fd(arguments.string("pidfd-socket"), pidfd, "pidfd")
         finally:
             os.close(pidfd)
     if pid_file:
-        write_pid_file(pid_file, pid)
+        handover.write_pid_file(pid_file, pid)
 
 
 def check_terminal(terminal: bool, detach: bool, socket_path: str) -> None:
