@@ -369,6 +369,7 @@ class TestParameters:
             ("GET", "/containers/alive/top", {"ps_args": "-o args"}, (500, 500), "PID field"),
             ("GET", "/containers/alive/top", {"ps_args": "--nope"}, (500, 500), "ps"),
             ("POST", "/containers/alive/kill", {"signal": "NOPE"}, 400, "[Ii]nvalid signal: NOPE"),
+            ("POST", "/containers/nope/kill", {"signal": "NOPE"}, 400, "[Ii]nvalid signal: NOPE"),
             (
                 "POST",
                 "/containers/alive/kill",

@@ -63,8 +63,8 @@ class Stopper:
 
     async def kill(self, name: str, signal: str) -> None:
         """Conflict when it does not run."""
-        container = self._core.table.get(name)
         number = parse_signal(signal) if signal else int(signals.SIGKILL)
+        container = self._core.table.get(name)
         task = container.live.task
         if task is None or not container.state.running:
             if container.state.restarting:
