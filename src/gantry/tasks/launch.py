@@ -74,12 +74,13 @@ class Interpreter:
         module: str = SHIMS,
         *,
         files: tuple[int, int] | None = None,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> Launched:
         """Start a launcher and wait till it is warm. scratch: a folder that it may make.
 
         module: whose launcher. files: its limits of open files (soft, hard), None for those
-        of this process. System: it did not start, and why.
+        of this process. timeout: seconds; a machine may be slow, and an end is seen at once.
+        System: it did not start, and why.
         """
         ours, theirs = socket.socketpair()
         source = str(Path(gantry.__file__).parent.parent)
