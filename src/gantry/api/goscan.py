@@ -60,7 +60,8 @@ class _Scanner:
         """The error at the present position."""
         if self.at >= len(self.text):
             return _Stop("unexpected EOF")
-        return _Stop(f"invalid character {_quote(self.text[self.at])} {where}")
+        byte = chr(self.text[self.at].encode()[0])  # Go looks at bytes
+        return _Stop(f"invalid character {_quote(byte)} {where}")
 
     def peek(self) -> str:
         """The next character after white space, "" at the end."""

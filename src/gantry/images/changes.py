@@ -323,7 +323,7 @@ def _healthcheck(config: Config, text: str) -> None:
             raise InvalidParameter("missing command after HEALTHCHECK CMD")
         check["Test"] = ["CMD", *words] if words else ["CMD-SHELL", rest.strip()]
     else:
-        raise InvalidParameter(f'unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+        raise InvalidParameter(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     config["Healthcheck"] = check
 
 

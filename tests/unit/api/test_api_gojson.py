@@ -27,6 +27,7 @@ from gantry.model.errors import InvalidParameter
         (b"tru", "invalid JSON: unexpected EOF"),
         (b"nope", "invalid JSON: invalid character 'o' in literal null (expecting 'u')"),
         (b"<html>", "invalid JSON: invalid character '<' looking for beginning of value"),
+        (b"\xef\xbb\xbf{}", "invalid JSON: invalid character 'ï' looking for beginning of value"),
         (b"'a'", r"invalid JSON: invalid character '\'' looking for beginning of value"),
         (
             b"{a:1}",

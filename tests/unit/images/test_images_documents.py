@@ -238,3 +238,8 @@ class TestVariables:
     def test_bad(self, bad: str) -> None:
         with pytest.raises(InvalidParameter):
             apply_changes({}, [bad])
+
+
+def test_a_health_check_of_no_kind() -> None:
+    with pytest.raises(InvalidParameter, match=r'^Unknown type "X" in HEALTHCHECK \(try CMD\)$'):
+        apply_changes({}, ["HEALTHCHECK x"])
