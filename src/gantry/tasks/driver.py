@@ -52,6 +52,7 @@ class ShimTasks:
         self._starters = Starters(self._launcher, wanted=starters)
         self._owner = TaskOwner("tasks")
         self._tasks: set[ShimTask] = set()
+        self._starting = 0
 
     async def warm(self) -> None:
         """Have a launcher ready before the first start."""
@@ -100,6 +101,7 @@ class ShimTasks:
     async def _start(
         self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]
     ) -> tuple[ShimTask, Sequence[SocketStream]]:
+        self._starting += 1
         try:
             for attempt in range(ATTEMPTS):
                 generation = self._launcher.generation
@@ -114,8 +116,15 @@ class ShimTasks:
                 "failed to create task for container: the shim died before it answered", 128
             )
         finally:
+            self._starting -= 1
             if netns is not None:
                 os.close(netns)
+            if not self._starting:
+                self._refill()
+
+    def _refill(self) -> None:
+        if not self._owner.closed:
+            self._owner.spawn(self._launcher.refill(), "refill")
 
     async def _start_once(
         self, spec: TaskSpec, netns: int | None, attachments: Sequence[tuple[bool, bool, bool]]
@@ -123,9 +132,10 @@ class ShimTasks:
         if not self._launcher.generation:
             await self.warm()
         shim = await self._launcher.fork()
-        # The next one while the starter is at work: later the launcher has this init to reap.
-        if not self._owner.closed:
-            self._owner.spawn(self._launcher.refill(), "refill")
+        if self._starting == 1:
+            # The next one while the starter is at work: later the launcher has this init to
+            # reap. (Of many starts at once each has its own to wait for.)
+            self._refill()
         task = self._connected(spec.container_id, shim.control)
         head = wire.task_to_wire(spec, str(self._folder / spec.container_id))
         head["attachments"] = [list(wants) for wants in attachments]
