@@ -304,6 +304,7 @@ class Engine:
             init_binary=os.path.basename(settings.init_path),
             firewall=firewall or self._options.text("firewall-backend"),
             registries=registry_settings(self._options).info(),
+            min_api=f"1.{min_api_version(self._options)}",
             containerd=containerd,
         )
 

@@ -18,7 +18,6 @@ from typing import Final, Protocol
 import gantry
 from gantry.api.backend import Filters, Json
 from gantry.cgroups import abilities
-from gantry.daemon.choices import min_api_version
 from gantry.daemon.options import Options
 
 API: Final = "1.55"
@@ -54,6 +53,7 @@ class Facts:
     init_binary: str
     firewall: str
     registries: Json
+    min_api: str
     containerd: tuple[str, str] = ("", "")
 
 
@@ -96,7 +96,7 @@ class System:
             "GitCommit": gantry.__version__,
             "GoVersion": f"python{platform.python_version()}",
             "KernelVersion": kernel.release,
-            "MinAPIVersion": f"1.{min_api_version(self._options)}",
+            "MinAPIVersion": self._facts.min_api,
             "Os": "linux",
         }
         return {
@@ -112,7 +112,7 @@ class System:
             ],
             "Version": ENGINE_VERSION,
             "ApiVersion": API,
-            "MinAPIVersion": f"1.{min_api_version(self._options)}",
+            "MinAPIVersion": self._facts.min_api,
             "GitCommit": gantry.__version__,
             "GoVersion": details["GoVersion"],
             "Os": "linux",
