@@ -403,7 +403,7 @@ async def _in_place(family: _Family) -> bool:
     found: Counter[tuple[str, str]] = Counter()
     jumps: set[Rule] = set()
     table = ""
-    for line in (await _save(family)).splitlines():
+    for line in (await _call(f"{family.command}-save")).stdout.splitlines():
         if line.startswith("*"):
             table = line[1:]
         elif line.startswith("-A "):
@@ -414,44 +414,34 @@ async def _in_place(family: _Family) -> bool:
     return jumps.issuperset(_JUMPS) and wanted <= found
 
 
-async def _save(family: _Family) -> str:
-    return await _output(f"{family.command}-save")
-
-
 async def _said(family: _Family, *arguments: str) -> str:
-    return await _output(family.command, "-w", *arguments)
-
-
-async def _output(*words: str) -> str:
-    def call() -> str:
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
-
-    return await asyncio.get_running_loop().run_in_executor(None, call)
+    return (await _call(family.command, "-w", *arguments)).stdout
 
 
 async def _run(family: _Family, *arguments: str) -> int:
     """Its exit status."""
-
-    def call() -> int:
-        return subprocess.run(
-            (family.command, "-w", *arguments), capture_output=True, check=False
-        ).returncode
-
-    return await asyncio.get_running_loop().run_in_executor(None, call)
+    return (await _call(family.command, "-w", *arguments)).returncode
 
 
 async def _restore(family: _Family, script: str) -> None:
-    def call() -> None:
-        done = subprocess.run(
-            (f"{family.command}-restore", "-w", "--noflush"),
+    done = await _call(f"{family.command}-restore", "-w", "--noflush", script=script)
+    if done.returncode != 0:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        text = " ".join(said[:2]) or os.strerror(5)
+        raise IptablesError(5, f"{family.command}-restore: {text}")
+
+
+async def _call(*words: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, without holding anybody up. script: its standard input."""
+
+    def call() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words,
             input=script,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
-        if done.returncode != 0:
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            text = " ".join(said[:2]) or os.strerror(5)
-            raise IptablesError(5, f"{family.command}-restore: {text}")
 
-    await asyncio.get_running_loop().run_in_executor(None, call)
+    return await asyncio.get_running_loop().run_in_executor(None, call)
