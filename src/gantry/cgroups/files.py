@@ -6,6 +6,8 @@ import errno
 import os
 from collections.abc import Iterable
 
+from gantry.kernel import procfs
+
 
 def write(folder: str, name: str, value: str) -> None:
     """Write a file of a cgroup in one write(2) (the kernel parses each write on its own)."""
@@ -47,14 +49,7 @@ def admit(entrances: Iterable[str], pid: int) -> None:
 
 def read(folder: str, name: str) -> str:
     """A file's text without the newline at its end. OSError when it is not there."""
-    fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while chunk := os.read(fd, 65536):
-            parts.append(chunk)
-        return b"".join(parts).decode().rstrip("\n")
-    finally:
-        os.close(fd)
+    return procfs.read(f"{folder}/{name}").rstrip("\n")
 
 
 def read_or(folder: str, name: str, default: str = "") -> str:
