@@ -376,15 +376,7 @@ def _export(lib: ctypes.CDLL, context: ctypes.c_void_p) -> bytes:
 
 # --- unknown system calls --------------------------------------------------------------
 
-_LD_ABS: Final = 0x20
-_JEQ: Final = 0x15
-_JGT: Final = 0x25
-_RET: Final = 0x06
 _X32_BIT: Final = 0x40000000
-
-
-def _op(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
-    return struct.pack("HBBI", code, jt, jf, k)
 
 
 def _with_enosys(lib: ctypes.CDLL, profile: Seccomp, default: int, code: bytes) -> bytes:
@@ -410,16 +402,18 @@ def _with_enosys(lib: ctypes.CDLL, profile: Seccomp, default: int, code: bytes) 
     if highest < 0:
         return code
     refuse = ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS
+    from gantry.runtime.seccomp_ranges import ARCH, JEQ, JGT, LOAD, NUMBER, OP, RET
+
     # Only this architecture's own numbers are judged; x32 numbers stay the filter's.
-    return (
-        _op(_LD_ABS, 4)
-        + _op(_JEQ, arch, 0, 4)
-        + _op(_LD_ABS, 0)
-        + _op(_JGT, _X32_BIT - 1, 2, 0)
-        + _op(_JGT, highest, 0, 1)
-        + _op(_RET, refuse)
-        + code
+    prefix = (
+        (LOAD, 0, 0, ARCH),
+        (JEQ, 0, 4, arch),
+        (LOAD, 0, 0, NUMBER),
+        (JGT, 2, 0, _X32_BIT - 1),
+        (JGT, 0, 1, highest),
+        (RET, 0, 0, refuse),
     )
+    return b"".join(OP.pack(*fields) for fields in prefix) + code
 
 
 def install(made: Program) -> int | None:

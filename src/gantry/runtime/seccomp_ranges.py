@@ -16,17 +16,18 @@ import struct
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-_OP: Final = struct.Struct("HBBI")
-_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
+OP: Final = struct.Struct("HBBI")
+LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JA: Final = 0x05
-_JEQ: Final = 0x15
-_JGT: Final = 0x25
+JEQ: Final = 0x15
+JGT: Final = 0x25
 _JGE: Final = 0x35
 _JSET: Final = 0x45
-_RET: Final = 0x06
+_COMPARISONS: Final = (JEQ, JGT, _JGE, _JSET)
+RET: Final = 0x06
 _AND: Final = 0x54
-_NUMBER: Final = 0  # offsets in struct seccomp_data
-_ARCH: Final = 4
+NUMBER: Final = 0  # offsets in struct seccomp_data
+ARCH: Final = 4
 _TOP: Final = 0xFFFFFFFF
 _NEAR: Final = 255
 _STEPS: Final = 50_000
@@ -82,7 +83,7 @@ class _Box(NamedTuple):
 
 def compact(program: bytes) -> bytes:
     """The same filter, shorter where that can be had. program: array of struct sock_filter."""
-    ops = [_Op(*fields) for fields in _OP.iter_unpack(program)]
+    ops = [_Op(*fields) for fields in OP.iter_unpack(program)]
     try:
         made = _assemble(_write(ops, _walk(ops)))
     except (_Unforeseen, IndexError):
@@ -103,18 +104,18 @@ def _walk(ops: list[_Op]) -> list[_Box]:
             return boxes
         index, loaded, arch, number = todo.pop()
         op = ops[index]
-        if op.code == _LOAD and op.k in (_ARCH, _NUMBER):
+        if op.code == LOAD and op.k in (ARCH, NUMBER):
             todo.append((index + 1, op.k, arch, number))
-        elif op.code == _LOAD:
+        elif op.code == LOAD:
             boxes.append(_Box(arch, number, _At(index)))
-        elif op.code == _RET:
+        elif op.code == RET:
             boxes.append(_Box(arch, number, _Return(op.k)))
         elif op.code == _JA:
             todo.append((index + 1 + op.k, loaded, arch, number))
-        elif op.code in (_JEQ, _JGT, _JGE) and loaded >= 0:
-            for span, holds in _split(op, arch if loaded == _ARCH else number):
+        elif op.code in (JEQ, JGT, _JGE) and loaded >= 0:
+            for span, holds in _split(op, arch if loaded == ARCH else number):
                 after = index + 1 + (op.jt if holds else op.jf)
-                if loaded == _ARCH:
+                if loaded == ARCH:
                     todo.append((after, loaded, span, number))
                 else:
                     todo.append((after, loaded, arch, span))
@@ -126,8 +127,8 @@ def _walk(ops: list[_Op]) -> list[_Box]:
 def _split(op: _Op, span: tuple[int, int]) -> list[tuple[tuple[int, int], bool]]:
     """The parts of `span` for which a comparison holds, or does not."""
     low, high = span
-    first = op.k + 1 if op.code == _JGT else op.k
-    last = op.k if op.code == _JEQ else _TOP
+    first = op.k + 1 if op.code == JGT else op.k
+    last = op.k if op.code == JEQ else _TOP
     parts = (
         ((low, min(high, first - 1)), False),
         ((max(low, first), min(high, last)), True),
@@ -147,12 +148,12 @@ def _write(ops: list[_Op], boxes: list[_Box]) -> list[_Line]:
         inside.sort(key=lambda box: box.number[0])
         numbers = tuple(_merge([_Piece(box.number[0], ("to", box.decision)) for box in inside]))
         archs.append(_Piece(low, sections.setdefault(numbers, ("section", len(sections)))))
-    lines = [_Line(_LOAD, _ARCH)]
+    lines = [_Line(LOAD, ARCH)]
     _decide(_merge(archs), lines)
     for numbers, place in sections.items():
         lines.append(_Line(None, yes=place))
         if len(numbers) > 1:
-            lines.append(_Line(_LOAD, _NUMBER))
+            lines.append(_Line(LOAD, NUMBER))
         # Its own returns, near enough for a comparison's eight bits.
         own = {
             piece.to: (*piece.to, place) if isinstance(piece.to[1], _Return) else piece.to
@@ -161,7 +162,7 @@ def _write(ops: list[_Op], boxes: list[_Box]) -> list[_Line]:
         _decide([_Piece(piece.low, own[piece.to]) for piece in numbers], lines)
         for to, there in own.items():
             if isinstance(to[1], _Return):
-                lines += [_Line(None, yes=there), _Line(_RET, to[1].value)]
+                lines += [_Line(None, yes=there), _Line(RET, to[1].value)]
     lines += _kept(ops, {box.decision.line for box in boxes if isinstance(box.decision, _At)})
     return lines
 
@@ -177,7 +178,7 @@ def _decide(pieces: list[_Piece], lines: list[_Line]) -> None:
         lines.append(_Line(_JA, yes=pieces[0].to))
         return
     if len(pieces) == 3 and pieces[0].to == pieces[2].to and pieces[1].low + 1 == pieces[2].low:
-        lines.append(_Line(_JEQ, pieces[1].low, pieces[1].to, pieces[0].to))
+        lines.append(_Line(JEQ, pieces[1].low, pieces[1].to, pieces[0].to))
         return
     middle = len(pieces) // 2
     below, above = pieces[:middle], pieces[middle:]
@@ -206,7 +207,7 @@ def _kept(ops: list[_Op], entries: set[int]) -> list[_Line]:
         op = ops[index]
         lines.append(_Line(None, yes=("to", _At(index))))
         after = [("to", _At(there)) for there in _next(op, index)]
-        if op.code & 7 == 5 and op.code != _JA:
+        if op.code in _COMPARISONS:
             lines.append(_Line(op.code, op.k, after[0], after[1]))
         elif op.code == _JA:
             lines.append(_Line(_JA, yes=after[0]))
@@ -218,13 +219,13 @@ def _kept(ops: list[_Op], entries: set[int]) -> list[_Line]:
 
 
 def _next(op: _Op, index: int) -> list[int]:
-    if op.code == _RET:
+    if op.code == RET:
         return []
     if op.code == _JA:
         return [index + 1 + op.k]
-    if op.code in (_JEQ, _JGT, _JGE, _JSET):
+    if op.code in _COMPARISONS:
         return [index + 1 + op.jt, index + 1 + op.jf]
-    if op.code in (_LOAD, _AND):
+    if op.code in (LOAD, _AND):
         return [index + 1]
     raise _Unforeseen
 
@@ -257,15 +258,15 @@ def _assemble(lines: list[_Line]) -> bytes:
             continue
         if not line.no:
             k = places[line.yes] - start - 1 if line.yes else line.k
-            code.append(_OP.pack(line.code, 0, 0, k))
+            code.append(OP.pack(line.code, 0, 0, k))
             continue
         distances = []
         jumps: list[bytes] = []
         for way, place in ((True, line.yes), (False, line.no)):
             if (number, way) in far:
                 distances.append(len(jumps))
-                jumps.append(_OP.pack(_JA, 0, 0, places[place] - start - 2 - len(jumps)))
+                jumps.append(OP.pack(_JA, 0, 0, places[place] - start - 2 - len(jumps)))
             else:
                 distances.append(places[place] - start - 1)
-        code += [_OP.pack(line.code, *distances, line.k), *jumps]
+        code += [OP.pack(line.code, *distances, line.k), *jumps]
     return b"".join(code)
