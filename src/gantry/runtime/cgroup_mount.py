@@ -43,18 +43,18 @@ def _unified(target: int, options: Options, plan: InitPlan) -> None:
             if error.errno not in (errno.EPERM, errno.EBUSY):
                 raise
             # A user namespace without a cgroup namespace: its own part, bound.
-            planned = plan.cgroup_folders[""]
-            fd = detached.bind(_folder("", planned, layout.detect().unified), options)
+            fd = _bind("", plan.cgroup_folders[""], layout.detect().unified, options)
         scope.callback(os.close, fd)
         detached.attach(fd, target)
         detached.set_propagation(fd, options)
 
 
-def _folder(controller: str, planned: str, where: str) -> str:
-    """The cgroup that init is in: a plain user may have got none of its own (`planned`)."""
-    if os.path.isdir(planned):
-        return planned
-    return where + layout.own_paths().get(controller, "/")
+def _bind(controller: str, planned: str, where: str, options: Options) -> int:
+    """The cgroup that init is in, bound: a plain user may have got none of its own (`planned`)."""
+    try:
+        return detached.bind(planned, options)
+    except FileNotFoundError:
+        return detached.bind(where + layout.own_paths().get(controller, "/"), options)
 
 
 def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, str]) -> None:
@@ -63,6 +63,7 @@ def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, 
         top = detached.new("tmpfs", "tmpfs", parse(("nosuid", "nodev", "noexec", "mode=755")))
         scope.callback(os.close, top)
         inside: dict[str, int] = {}
+        bare = Options(recursive=options.recursive)
         for controller, folder in plan.cgroup_folders.items():
             if not controller:
                 continue  # a hybrid machine's unified part: runc shows none either
@@ -74,8 +75,7 @@ def _each(target: int, options: Options, plan: InitPlan, controllers: dict[str, 
                     words = (*options.data, controller)
                     fd = detached.new("cgroup", "cgroup", options.replace(data=words))
                 else:
-                    folder = _folder(controller, folder, where)
-                    fd = api.open_tree(folder, recursive=options.recursive)
+                    fd = _bind(controller, folder, where, bare)
                 scope.callback(os.close, fd)
                 inside[name] = fd
             plain = controller.removeprefix("name=")

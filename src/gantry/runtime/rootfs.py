@@ -259,8 +259,9 @@ class Rootfs:
                 scope.callback(os.close, fd)
             target = self._target(planned, file=not resolve.is_directory(fd))
             scope.callback(os.close, target)
-            is_procfs = syscalls.fstatfs_type(fd) == syscalls.PROC_SUPER_MAGIC
-            _refuse_in_proc(planned.mount.destination, target, procfs=is_procfs)
+            where = planned.mount.destination
+            is_procfs = where == "/proc" and syscalls.fstatfs_type(fd) == syscalls.PROC_SUPER_MAGIC
+            _refuse_in_proc(where, target, procfs=is_procfs)
             detached.attach(fd, target)
             detached.set_propagation(fd, planned.options)
 
