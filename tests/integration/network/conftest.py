@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import pytest
+from tests.integration.network.netlab import BACKENDS, SETTINGS
 from tests.support.machine import Machine
+
+from gantry.network.settings import NetworkSettings
 
 
 @pytest.fixture
@@ -40,3 +44,11 @@ def machine() -> Iterator[Machine]:
         yield machine
     finally:
         machine.stop()
+
+
+@pytest.fixture(params=BACKENDS)
+def settings(request: pytest.FixtureRequest) -> NetworkSettings:
+    """Settings for each packet filter backend that there is."""
+    if request.param != "iptables-legacy":
+        request.getfixturevalue("needs_nftables")
+    return replace(SETTINGS, firewall_backend=str(request.param))

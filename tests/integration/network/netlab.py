@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -29,6 +30,11 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 SETTINGS = NetworkSettings(pool_size=2, resolv_conf="/etc/resolv.conf")
+BACKENDS = [
+    name
+    for name in ("nftables", "iptables-nft", "iptables-legacy")
+    if name == "nftables" or shutil.which(name)
+]
 
 
 def request(name: str = "one", **fields: object) -> SandboxRequest:

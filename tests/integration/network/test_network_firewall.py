@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.network.netlab import (
+    BACKENDS,
     SETTINGS,
     ask,
     ask_udp,
@@ -30,19 +31,6 @@ from gantry.network.settings import NetworkSettings
 from gantry.testing.network import MemoryNetworkStore
 
 pytestmark = pytest.mark.integration
-
-BACKENDS = [
-    name
-    for name in ("nftables", "iptables-nft", "iptables-legacy")
-    if name == "nftables" or shutil.which(name)
-]
-
-
-@pytest.fixture(params=BACKENDS)
-def settings(request: pytest.FixtureRequest) -> NetworkSettings:
-    if request.param != "iptables-legacy":
-        request.getfixturevalue("needs_nftables")
-    return replace(SETTINGS, firewall_backend=str(request.param))
 
 
 def state(machine: Machine) -> list[str]:

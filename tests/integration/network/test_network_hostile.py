@@ -4,7 +4,6 @@ its neighbours."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import struct
 from collections.abc import Sequence
@@ -31,19 +30,6 @@ from gantry.network.service import Networks
 from gantry.network.settings import NetworkSettings
 
 pytestmark = pytest.mark.integration
-
-BACKENDS = [
-    name
-    for name in ("nftables", "iptables-nft", "iptables-legacy")
-    if name == "nftables" or shutil.which(name)
-]
-
-
-@pytest.fixture(params=BACKENDS)
-def settings(request: pytest.FixtureRequest) -> NetworkSettings:
-    if request.param != "iptables-legacy":
-        request.getfixturevalue("needs_nftables")
-    return replace(SETTINGS, firewall_backend=str(request.param))
 
 
 def checksum(data: bytes) -> int:
